@@ -1,0 +1,62 @@
+# The project's commands. Each one first makes what it needs, from a clean clone on.
+PYTHON ?= python3
+LLM ?= 1
+
+export DAGSTER_HOME := $(CURDIR)/var/dagster
+
+comma := ,
+extras := dev$(if $(filter-out 0,$(LLM)),$(comma)llm)
+installed := .venv/installed-$(if $(filter-out 0,$(LLM)),with-llm,without-llm)
+python := .venv/bin/python
+
+.PHONY: help install demo dev test test-fast lint constraints clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: $(installed)  ## the virtual environment .venv with everything in it
+
+# pip puts uv into the fresh environment and uv does the rest: the tree of some 300 packages takes
+# seconds instead of minutes. uv doesn't read pip's configuration, so a local wheel folder that the
+# machine offers is handed on.
+$(installed): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) or sys.version_info[:2] > (3, 13))' \
+	  || { echo "Python 3.11, 3.12 or 3.13 is needed; found $$($(PYTHON) --version). Name another with PYTHON=…"; exit 1; }
+	test -x $(python) || $(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(.venv/bin/pip config get global.find-links 2>/dev/null)}" \
+	  .venv/bin/uv pip install --quiet --python $(python) --constraint constraints.txt --editable '.[$(extras)]'
+	touch $@
+
+$(DAGSTER_HOME)/dagster.yaml: dagster.yaml
+	mkdir -p $(@D)
+	cp $< $@
+
+demo: $(installed) $(DAGSTER_HOME)/dagster.yaml  ## builds warehouse, datasets and models of the demo; prints a table
+	$(python) -m sf_sagemaker.demo
+
+dev: $(installed) $(DAGSTER_HOME)/dagster.yaml  ## the Dagster UI on http://127.0.0.1:3000
+	.venv/bin/dg dev --host 127.0.0.1
+
+test: $(installed)  ## all tests, slow ones included
+	$(python) -m pytest
+
+test-fast: $(installed)  ## the tests that take less than five seconds each
+	$(python) -m pytest -m 'not slow'
+
+lint: $(installed)  ## ruff (style and format) and pyright (types)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+
+# The versions of the whole tree for Python 3.11 to 3.13, and nothing about where they come from.
+# What only a CUDA build of torch needs is left out: torch itself pins those.
+constraints: $(installed)  ## compiles constraints.txt anew from pyproject.toml
+	.venv/bin/uv pip compile pyproject.toml --extra llm --extra dev --universal --python-version 3.11 \
+	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet --output-file constraints.new $(UPGRADE)
+	sed -E -e '/^(nvidia-|cuda-|triton==)/d' -e 's/\+[a-z0-9.]+//' constraints.new > constraints.txt
+	rm constraints.new
+
+clean:  ## removes everything that these commands made
+	rm -rf .venv var dbt_project/target dbt_project/logs .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The XGBoost container: its training script, and the model that the script leaves behind."""

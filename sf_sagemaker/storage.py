@@ -1,0 +1,114 @@
+"""Object storage: keys under a root, written whole or not at all.
+
+The role that a local folder plays on a laptop and S3 in production. Keys are relative, with
+forward slashes. A key that was written is never seen half-written, and `create` never overwrites:
+manifests, job claims and promotion logs rest on that.
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from sf_sagemaker.errors import SfSagemakerError
+
+
+class KeyExists(SfSagemakerError):
+    """A create-only key that is already there."""
+
+
+class KeyMissing(SfSagemakerError):
+    """A key that is not there."""
+
+
+class InvalidKey(SfSagemakerError):
+    """A key that leaves its root."""
+
+
+class Storage(Protocol):
+    """Where datasets, models and logs lie."""
+
+    def uri(self, key: str) -> str:
+        """The address of a key, as people and other programs use it."""
+        ...
+
+    def read(self, key: str) -> bytes:
+        """The bytes of a key. Raises KeyMissing."""
+        ...
+
+    def create(self, key: str, content: bytes) -> None:
+        """Writes a key that must not exist yet, atomically. Raises KeyExists."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """The keys under a prefix (a folder), sorted; none where there is no such folder."""
+        ...
+
+    def size(self, key: str) -> int:
+        """The size of a key in bytes. Raises KeyMissing."""
+        ...
+
+    def delete(self, prefix: str) -> None:
+        """Removes what lies under a prefix; nothing there is not an error."""
+        ...
+
+
+class LocalStorage:
+    """A folder on this machine as object storage."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root).resolve()
+
+    def path(self, key: str) -> Path:
+        """The file or folder of a key. Raises InvalidKey for one that leaves the root."""
+        pure = PurePosixPath(key)
+        if pure.is_absolute() or ".." in pure.parts or not pure.parts:
+            raise InvalidKey(f"storage key {key!r} must be relative, without '..'")
+        return self.root / pure
+
+    def uri(self, key: str) -> str:
+        return self.path(key).as_uri()
+
+    def read(self, key: str) -> bytes:
+        try:
+            return self.path(key).read_bytes()
+        except (FileNotFoundError, IsADirectoryError):
+            raise KeyMissing(f"{self.path(key)} does not exist") from None
+
+    def create(self, key: str, content: bytes) -> None:
+        target = self.path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+        try:
+            with aside.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            # A hard link fails where the name is taken; a rename would replace it.
+            os.link(aside, target)
+        except FileExistsError:
+            raise KeyExists(f"{target} exists already and is never overwritten") from None
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        folder = self.path(prefix)
+        files = (path for path in folder.rglob("*") if path.is_file())
+        for path in sorted(files):
+            if not path.name.endswith(".partial"):
+                yield path.relative_to(self.root).as_posix()
+
+    def size(self, key: str) -> int:
+        try:
+            return self.path(key).stat().st_size
+        except FileNotFoundError:
+            raise KeyMissing(f"{self.path(key)} does not exist") from None
+
+    def delete(self, prefix: str) -> None:
+        path = self.path(prefix)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

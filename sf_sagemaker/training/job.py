@@ -1,0 +1,122 @@
+"""A training job as a value: what decides its result, and the name that follows from it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from sf_sagemaker.errors import SfSagemakerError
+
+NAME_LIMIT = 63  # CreateTrainingJob, SageMaker API reference: TrainingJobName
+_DIGEST_LENGTH = 10
+
+
+class InvalidTrainingJob(SfSagemakerError):
+    """A job that no platform could run."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """The code that a job runs: files by their path in the code folder, and the script to start.
+
+    The entry point lies at the root of the code folder, as SageMaker's script mode wants it.
+    """
+
+    entry_point: str
+    files: Mapping[str, Path]
+
+    def __post_init__(self) -> None:
+        if self.entry_point not in self.files:
+            raise InvalidTrainingJob(
+                f"entry point {self.entry_point!r} is not among the program's files: "
+                f"{', '.join(sorted(self.files))}"
+            )
+
+    @property
+    def digest(self) -> str:
+        """Hex digest over the entry point and the paths and contents of all files."""
+        digest = hashlib.sha256(self.entry_point.encode())
+        for name in sorted(self.files):
+            content = self.files[name].read_bytes()
+            digest.update(f"\0{name}\0{len(content)}\0".encode())
+            digest.update(content)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Channel:
+    """An input channel: a prefix in object storage, whole on each host or one part a host.
+
+    `key` is a prefix of the storage (a folder), or a single key. With `sharded`, the sorted keys
+    under it are dealt to the hosts in turn, as SageMaker's ShardedByS3Key does.
+    """
+
+    name: str
+    key: str
+    distribution: Literal["replicated", "sharded"] = "replicated"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a job may use. Nothing here changes the result, so nothing here is in the digest."""
+
+    instance_type: str = "ml.m5.xlarge"
+    max_runtime: timedelta = timedelta(hours=1)
+    spot: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A training of one model on one dataset.
+
+    `image` names the container image by digest, or the library versions that stand for it locally.
+    `environment` and `tags` are for reading the job, and must not change its result.
+    """
+
+    model: str
+    partition: str
+    program: Program
+    image: str
+    dataset_fingerprint: str
+    channels: tuple[Channel, ...]
+    hyperparameters: Mapping[str, str]
+    seed: int
+    instance_count: int = 1
+    limits: Limits = field(default_factory=Limits)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Ten hex digits over everything that decides the result, and nothing else."""
+        deciding = {
+            "model": self.model,
+            "partition": self.partition,
+            "program": self.program.digest,
+            "image": self.image,
+            "dataset": self.dataset_fingerprint,
+            "hyperparameters": dict(self.hyperparameters),
+            "seed": self.seed,
+            "instance_count": self.instance_count,
+        }
+        canonical = json.dumps(deciding, sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:_DIGEST_LENGTH]
+
+    @property
+    def checkpoint_key(self) -> str:
+        """The storage prefix of checkpoints: shared by all attempts, since their result is the same."""
+        return f"checkpoints/{self.model}/{self.partition}/{self.digest}"
+
+    def name(self, attempt: int) -> str:
+        """The name of the job's attempt (from 1): letters, digits and single hyphens, 63 at most.
+
+        A long model name is cut; the digest, which covers it whole, keeps the name unique.
+        Raises InvalidTrainingJob for an attempt below 1.
+        """
+        if attempt < 1:
+            raise InvalidTrainingJob(f"attempts count from 1, not {attempt}")
+        tail = f"-{self.partition}-{self.digest}-{attempt}"
+        head = self.model.replace("_", "-")[: NAME_LIMIT - len(tail)].rstrip("-")
+        return head + tail
