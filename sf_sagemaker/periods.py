@@ -28,8 +28,11 @@ _STEP = {
 _LENGTH = re.compile(r"^\s*(\d+)\s*(second|minute|hour|day|week|month|quarter|year)s?\s*$")
 
 
-class InvalidPeriod(SfSagemakerError):
-    """A length, a start or a partition key that the calendar doesn't have."""
+class InvalidPeriod(SfSagemakerError, ValueError):
+    """A length, a start or a partition key that the calendar doesn't have.
+
+    A ValueError too, so that a pydantic validator that calls these functions reports it as its own.
+    """
 
 
 def parse_length(text: str) -> relativedelta:

@@ -95,10 +95,13 @@ class LocalStorage:
 
     def list(self, prefix: str) -> Iterator[str]:
         folder = self.path(prefix)
-        files = (path for path in folder.rglob("*") if path.is_file())
-        for path in sorted(files):
-            if not path.name.endswith(".partial"):
-                yield path.relative_to(self.root).as_posix()
+        # os.walk passes over folders that another process removes meanwhile; Path.rglob fails.
+        yield from sorted(
+            (Path(parent) / name).relative_to(self.root).as_posix()
+            for parent, _, names in os.walk(folder)
+            for name in names
+            if not name.endswith(".partial")
+        )
 
     def size(self, key: str) -> int:
         try:
@@ -108,7 +111,10 @@ class LocalStorage:
 
     def delete(self, prefix: str) -> None:
         path = self.path(prefix)
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
+        if path.is_file():
             path.unlink(missing_ok=True)
+        while path.is_dir():
+            try:
+                shutil.rmtree(path)
+            except FileNotFoundError:
+                continue  # another process is removing the same

@@ -1,1 +1,1 @@
-"""Running a training job: the job as a value, its name, its attempts, and the platforms it runs on."""
+"""Running a training job: the job as a value, its name, its attempts, and its platforms."""

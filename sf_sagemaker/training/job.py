@@ -106,11 +106,11 @@ class TrainingJob:
 
     @property
     def checkpoint_key(self) -> str:
-        """The storage prefix of checkpoints: shared by all attempts, since their result is the same."""
+        """The storage prefix of checkpoints, one for all attempts: their result is the same."""
         return f"checkpoints/{self.model}/{self.partition}/{self.digest}"
 
     def name(self, attempt: int) -> str:
-        """The name of the job's attempt (from 1): letters, digits and single hyphens, 63 at most.
+        """The name of the job's attempt (from 1): letters, digits and hyphens, 63 at most.
 
         A long model name is cut; the digest, which covers it whole, keeps the name unique.
         Raises InvalidTrainingJob for an attempt below 1.

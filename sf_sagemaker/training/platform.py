@@ -66,6 +66,10 @@ class LogLine:
 class TrainingPlatform(Protocol):
     """Runs jobs by name. A job outlives the process that created it."""
 
+    def image(self, framework: str) -> str:
+        """What a job of a framework ("xgboost", …) runs on: an image by digest, or versions."""
+        ...
+
     def create(self, job: TrainingJob, name: str, environment: Mapping[str, str]) -> None:
         """Starts a job under a name that was never used.
 

@@ -1,1 +1,1 @@
-"""Asking for data: sampling SQL, export to Parquet behind a manifest, landing; one file a warehouse."""
+"""Asking for data: sampling, export to Parquet behind a manifest, landing; one file a warehouse."""

@@ -1,4 +1,4 @@
-"""What a training dataset is: the specification that asks for one, and the manifest that commits one."""
+"""What a training dataset is: the specification that asks for it, the manifest that commits it."""
 
 import hashlib
 import json
@@ -82,7 +82,7 @@ class DatasetSpec(Value):
 
 
 class Column(Value):
-    """A column of a dataset: `name` as exported (lower case), `source_name` as the warehouse stores it.
+    """A column of a dataset: `name` as exported (lower case), `source_name` as the source has it.
 
     `type` is the type it was cast to, in the warehouse's language. `levels` are the sorted values
     that occur in the train split, for categorical features only.
@@ -111,14 +111,18 @@ class Target(Value):
 
 
 class Fingerprint(Value):
-    """An order-independent digest of rows; comparable only where `algorithm` is the same."""
+    """An order-independent digest of rows; comparable only where `algorithm` is the same.
+
+    A dataset's covers its rows, the names and types of its columns, and how rows fall into splits,
+    but not into shards; a period's covers its rows alone.
+    """
 
     algorithm: str
     value: str
 
 
 class WindowPeriod(Value):
-    """A period of the window, with the rows it gave to the dataset. Bounds are ISO dates, [start, end)."""
+    """A period of the window, and the rows it gave the dataset. Bounds: ISO dates, [start, end)."""
 
     partition: str
     start: str

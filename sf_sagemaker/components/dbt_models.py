@@ -1,0 +1,162 @@
+"""dbt models as partitioned assets: one dbt build for a run's periods, tests as asset checks."""
+
+import fcntl
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster_dbt import (
+    DagsterDbtCliRuntimeError,
+    DagsterDbtTranslator,
+    DagsterDbtTranslatorSettings,
+    DbtCliResource,
+    DbtProject,
+    dbt_assets,
+)
+from pydantic import Field
+
+from sf_sagemaker.components.attributes import Partitions
+from sf_sagemaker.components.errors import invalid_attribute, suggest
+from sf_sagemaker.errors import SfSagemakerError
+
+PROJECT_FOLDER = "dbt_project"  # below the root of the repository
+
+_SOURCE_FOLDERS = ("models", "macros", "tests", "seeds", "snapshots", "analyses")
+_SOURCE_FILES = ("dbt_project.yml", "profiles.yml", "packages.yml", "dependencies.yml")
+
+
+class DbtProjectInvalid(SfSagemakerError):
+    """A dbt project that dbt can't parse."""
+
+
+class DbtModels(dg.Component, dg.Model, dg.Resolvable):
+    """Some models of the dbt project, built by partition.
+
+    Each run is one `dbt build` over the run's whole range of periods, given to dbt as the variables
+    `period_start` and `period_end` (ISO dates, half-open). dbt tests become asset checks; a failing
+    test of severity error fails the run before anything downstream starts.
+    """
+
+    select: str = Field(
+        description="dbt selection of the models to build.", examples=["house_prices", "tag:weekly"]
+    )
+    partitions: Partitions = Field(
+        description="Periods of the models: those of the raw tables that they read."
+    )
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """One multi-asset for the selection, with its checks."""
+        project = dbt_project(context.project_root)
+        manifest = read_manifest(project)
+        @dbt_assets(
+            manifest=manifest,
+            project=project,
+            select=self.select,
+            name="dbt_build_" + re.sub(r"\W+", "_", self.select),
+            partitions_def=self.partitions.definition(),
+            backfill_policy=dg.BackfillPolicy.single_run(),
+            dagster_dbt_translator=translator(),
+        )
+        def build(context: dg.AssetExecutionContext) -> Iterator[Any]:
+            window = context.partition_time_window
+            periods = {
+                "period_start": f"{window.start:%Y-%m-%d}",
+                "period_end": f"{window.end:%Y-%m-%d}",
+            }
+            # Unit tests test the SQL, not the rows: they belong to development and CI.
+            arguments = ["build", "--exclude-resource-type", "unit_test"]
+            invocation = _dbt(project).cli(
+                [*arguments, "--vars", json.dumps(periods)], context=context
+            )
+            yield from invocation.stream().fetch_row_counts().fetch_column_metadata()
+
+        if not build.keys:
+            folders = {node["fqn"][1] for node in _models(manifest) if len(node["fqn"]) > 2}
+            raise invalid_attribute(
+                context, "select", f"{self.select!r} matches no model. {suggest(self.select, folders)}"
+            )
+        return dg.Definitions(assets=[build])
+
+
+def dbt_project(project_root: Path) -> DbtProject:
+    """The repository's dbt project, with its own profiles.yml."""
+    folder = project_root / PROJECT_FOLDER
+    return DbtProject(project_dir=folder, profiles_dir=folder)
+
+
+def translator() -> DagsterDbtTranslator:
+    """How dbt nodes become assets, the same everywhere: views and tables, with code references."""
+    return DagsterDbtTranslator(
+        DagsterDbtTranslatorSettings(enable_asset_checks=True, enable_code_references=True)
+    )
+
+
+def read_manifest(project: DbtProject) -> Mapping[str, Any]:
+    """dbt's manifest of the project as its files are now; parses them first where they changed.
+
+    The digest of the parsed files lies beside the manifest, so that loading the code location
+    doesn't import dbt. A lock keeps processes that load at once from parsing over one another.
+    Raises DbtProjectInvalid where dbt can't parse the project.
+    """
+    target = project.manifest_path.parent
+    parsed = target / "manifest.digest"
+    digest = _sources_digest(Path(project.project_dir))
+    if not parsed.exists() or parsed.read_text() != digest or not project.manifest_path.exists():
+        target.mkdir(parents=True, exist_ok=True)
+        with (target / "manifest.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not parsed.exists() or parsed.read_text() != digest:
+                _parse(project)
+                parsed.write_text(digest)
+    return json.loads(project.manifest_path.read_text())
+
+
+def find_model(
+    context: dg.ComponentLoadContext, attribute: str, name: str
+) -> tuple[Mapping[str, Any], dg.AssetKey]:
+    """The dbt model of that name and its asset key.
+
+    Raises InvalidAttribute, naming the models there are, where the project has none.
+    """
+    manifest = read_manifest(dbt_project(context.project_root))
+    models = {node["name"]: node for node in _models(manifest)}
+    if name not in models:
+        raise invalid_attribute(
+            context, attribute, f"no dbt model is named {name!r}. {suggest(name, models)}"
+        )
+    return models[name], translator().get_asset_key(models[name])
+
+
+def _models(manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    return (node for node in manifest["nodes"].values() if node["resource_type"] == "model")
+
+
+def _dbt(project: DbtProject) -> DbtCliResource:
+    """The dbt of this Python environment, whether or not the environment is on the PATH."""
+    return DbtCliResource(
+        project_dir=project, dbt_executable=str(Path(sys.executable).with_name("dbt"))
+    )
+
+
+def _parse(project: DbtProject) -> None:
+    try:
+        _dbt(project).cli(["parse", "--quiet"], target_path=project.manifest_path.parent).wait()
+    except DagsterDbtCliRuntimeError as error:
+        raise DbtProjectInvalid(
+            f"dbt can't parse {project.project_dir}: {error}. Run `dbt parse` there to see it alone"
+        ) from error
+
+
+def _sources_digest(folder: Path) -> str:
+    files = [folder / name for name in _SOURCE_FILES if (folder / name).exists()]
+    for name in _SOURCE_FOLDERS:
+        files += sorted(path for path in (folder / name).rglob("*") if path.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"\0{file.relative_to(folder)}\0".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,96 @@
+"""How a training script tells what it does: Dagster Pipes under Dagster, and the log everywhere."""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dagster_pipes import PipesContext, PipesContextLoader, PipesMessageWriter
+
+_LINES_PER_TRAINING = 20
+
+
+class Reporter:
+    """Writes lines to stdout and, where there is a Pipes context, to the Dagster run.
+
+    Numbers also go to Dagster as custom messages: {"progress": {"done", "total", figure: value}}
+    and {"metrics": {figure: value}}.
+    """
+
+    def __init__(self, pipes: "PipesContext | None" = None) -> None:
+        self._pipes = pipes
+        self._unreported: tuple[str, dict[str, float]] | None = None
+
+    def info(self, text: str) -> None:
+        """One line of log."""
+        print(text, flush=True)
+        if self._pipes is not None:
+            self._pipes.log.info(text)
+
+    def progress(self, done: int, total: int, **figures: float) -> None:
+        """`done` of `total` steps, with figures: about twenty lines for a training.
+
+        The line, `[50/200] train-rmse=0.20134`, has the form that a metric definition's regular
+        expression reads. The first step and the last one reported always get a line.
+        """
+        shown = " ".join([f"[{done}/{total}]", *(f"{name}={figures[name]:.6g}" for name in figures)])
+        self._unreported = (shown, {"done": done, "total": total, **figures})
+        if done == 1 or done == total or done % max(1, total // _LINES_PER_TRAINING) == 0:
+            self.flush()
+
+    def metrics(self, **figures: float) -> None:
+        """Final figures of the training, one line."""
+        self.flush()
+        self.info(" ".join(f"{name}={value:.6g}" for name, value in figures.items()))
+        self._send("metrics", figures)
+
+    def flush(self) -> None:
+        """Reports the last step of progress, where it was held back."""
+        if self._unreported is None:
+            return
+        text, figures = self._unreported
+        self._unreported = None
+        self.info(text)
+        self._send("progress", figures)
+
+    def _send(self, name: str, figures: dict[str, float]) -> None:
+        if self._pipes is not None:
+            finite = {key: value for key, value in figures.items() if math.isfinite(value)}
+            self._pipes.report_custom_message({name: finite})
+
+
+@contextmanager
+def open_reporter(*, leads: bool = True) -> Iterator[Reporter]:
+    """A reporter, which ends with an account of the error that leaves the block, if one does.
+
+    It is connected to Dagster on the one host that `leads`, where the environment says that
+    Dagster listens and the module dagster_pipes is there.
+    """
+    if not leads or "DAGSTER_PIPES_CONTEXT" not in os.environ:
+        yield from _reporting(Reporter())
+        return
+    try:
+        from dagster_pipes import open_dagster_pipes
+    except ModuleNotFoundError:
+        print("no Dagster Pipes: module dagster_pipes is not in the image or the code", flush=True)
+        yield from _reporting(Reporter())
+        return
+    loader, writer = _transport()
+    with open_dagster_pipes(context_loader=loader, message_writer=writer) as pipes:
+        yield from _reporting(Reporter(pipes))
+
+
+def _reporting(reporter: Reporter) -> Iterator[Reporter]:
+    try:
+        yield reporter
+    finally:
+        reporter.flush()
+
+
+def _transport() -> "tuple[PipesContextLoader, PipesMessageWriter]":
+    """How the context comes in and messages go out: the place to choose another transport."""
+    from dagster_pipes import PipesDefaultContextLoader, PipesDefaultMessageWriter
+
+    return PipesDefaultContextLoader(), PipesDefaultMessageWriter()

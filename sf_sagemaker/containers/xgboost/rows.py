@@ -1,0 +1,146 @@
+"""The rows of a split: read once from Parquet, checked, and kept as float32 in a scratch file.
+
+QuantileDMatrix walks its input several times. Decoding Parquet each time is most of its work, so
+the encoded rows go to a file without a name, four bytes a value, and are read from there block by
+block: memory stays constant whatever the number of rows.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xgboost as xgb
+
+from sf_sagemaker.containers.errors import ContainerError
+from sf_sagemaker.containers.xgboost.features import (
+    Feature,
+    InvalidColumn,
+    MissingColumn,
+    Target,
+    encode_features,
+    encode_target,
+)
+
+_BLOCK_BYTES = 16 * 1024 * 1024
+
+
+class CorruptShard(ContainerError):
+    """A Parquet file that can't be read, or whose columns are not those of the dataset."""
+
+
+class Rows:
+    """Encoded rows of a split. `target` is float64 of shape (rows,), as encode_target gives it."""
+
+    def __init__(self, features: Sequence[Feature]) -> None:
+        self.features = tuple(features)
+        self.target = np.empty(0)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115: lives as long as the rows
+        self._sizes: list[int] = []
+
+    def __len__(self) -> int:
+        return sum(self._sizes)
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, slice]]:
+        """Float32 matrices of shape (rows of the block, features), and where their rows lie."""
+        self._file.seek(0)
+        start = 0
+        for size in self._sizes:
+            block = np.fromfile(self._file, np.float32, size * len(self.features))
+            yield block.reshape(len(self.features), size).T, slice(start, start + size)
+            start += size
+
+    def _append(self, encoded: np.ndarray) -> None:
+        encoded.tofile(self._file)
+        self._sizes.append(encoded.shape[1])
+
+
+def read_rows(
+    folder: Path, features: Sequence[Feature], target: Target, check: Callable[[], None]
+) -> Rows:
+    """The rows of all Parquet files under `folder`, in the order of their paths.
+
+    `check` is called between batches, and may raise to end the reading. Raises CorruptShard,
+    MissingColumn and InvalidColumn, naming the file.
+    """
+    rows = Rows(features)
+    targets = [rows.target]
+    columns = list(dict.fromkeys([*(feature.name for feature in features), target.name]))
+    for path in parquet_files(folder):
+        for batch in _batches(path, columns):
+            check()
+            try:
+                rows._append(encode_features(batch, features))
+                targets.append(encode_target(batch, target))
+            except InvalidColumn as error:
+                raise InvalidColumn(f"{path}: {error}") from error
+    rows.target = np.concatenate(targets)
+    return rows
+
+
+def read_head(folder: Path, columns: Sequence[str], count: int) -> pa.Table:
+    """The first rows of the Parquet files under `folder`, at most `count`. Raises CorruptShard."""
+    batches: list[pa.RecordBatch] = []
+    for path in parquet_files(folder):
+        for batch in _batches(path, columns):
+            missing = count - sum(each.num_rows for each in batches)
+            if missing == 0:
+                return pa.Table.from_batches(batches)
+            batches.append(batch.slice(0, missing))
+    return pa.Table.from_batches(batches) if batches else pa.table({name: [] for name in columns})
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The Parquet files under a folder at any depth, sorted; hidden and half-written ones are none."""
+    return sorted(
+        path
+        for path in folder.rglob("*.parquet")
+        if path.is_file() and not path.name.startswith((".", "_"))
+    )
+
+
+def _batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            names = file.schema_arrow.names
+            lacking = [name for name in columns if name not in names]
+            if lacking:
+                raise MissingColumn(
+                    f"{path} lacks the columns {', '.join(lacking)}: it has {', '.join(names)}"
+                )
+            size = max(1024, _BLOCK_BYTES // (4 * len(columns)))
+            yield from file.iter_batches(batch_size=size, columns=list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptShard(
+            f"{path} is not a whole Parquet file ({path.stat().st_size} bytes): "
+            f"{str(error).splitlines()[0]}. Export the dataset again"
+        ) from error
+
+
+class MatrixBlocks(xgb.DataIter):
+    """Rows as QuantileDMatrix takes them. `labels` are what the objective sees, shape (rows,)."""
+
+    def __init__(self, rows: Rows, labels: np.ndarray, check: Callable[[], None]) -> None:
+        super().__init__(release_data=True)
+        self._rows = rows
+        self._labels = labels
+        self._check = check
+        self._blocks = rows.blocks()
+
+    def reset(self) -> None:
+        self._blocks = self._rows.blocks()
+
+    def next(self, input_data: Callable[..., None]) -> bool:
+        self._check()
+        block, where = next(self._blocks, (None, slice(0)))
+        if block is None:
+            return False
+        input_data(
+            data=block,
+            label=self._labels[where],
+            feature_names=[feature.name for feature in self._rows.features],
+            feature_types=[feature.type_code for feature in self._rows.features],
+        )
+        return True

@@ -1,0 +1,1 @@
+"""What runs here: one folder a model, in YAML."""

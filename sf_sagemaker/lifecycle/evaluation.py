@@ -1,0 +1,58 @@
+"""What a model is worth on some rows, beside the baseline on the same rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from sf_sagemaker.containers.metrics import Task, evaluate
+from sf_sagemaker.lifecycle.baseline import Baseline
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+
+class Model(Protocol):
+    """Something that predicts: (n,) for numbers and two classes, (n, classes) for more."""
+
+    def predict(self, table: "pa.Table") -> "np.ndarray": ...
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Metrics by name, of a model and of its baseline, on the same rows."""
+
+    rows: int
+    model: Mapping[str, float]
+    baseline: Mapping[str, float]
+
+
+def score(
+    model: Model,
+    baseline: Baseline,
+    rows: "pa.Table",
+    target: str,
+    *,
+    classes: Sequence[str] | None,
+    positive: bool = False,
+) -> Scores:
+    """Scores a model and a baseline on labelled rows; a class target is scored by class index.
+
+    Rows of a class that `classes` doesn't have can't be scored and are left out. `positive` says
+    that the target is positive by definition, which decides how bias is measured.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    task: Task = "regression" if classes is None else "classification"
+    if classes is not None:
+        indices = pc.index_in(rows[target], value_set=pa.array(list(classes)))
+        known = pc.is_valid(indices)
+        rows, actual = rows.filter(known), pc.drop_null(indices).to_numpy()
+    else:
+        actual = rows[target].to_numpy()
+    figures = [
+        evaluate(task, actual, predictor.predict(rows), positive=positive)
+        for predictor in (model, baseline)
+    ]
+    return Scores(rows.num_rows, *figures)

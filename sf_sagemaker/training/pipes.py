@@ -1,0 +1,206 @@
+"""Training jobs from a Dagster step: what a job reports arrives in the run while it trains.
+
+The job writes Dagster Pipes messages to a place that derives from its name, so that a run which
+adopts it reads them from the first. Nothing here ends a job but a cancellation of the only run that
+holds it.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from threading import Event
+from typing import Protocol
+
+import dagster as dg
+from dagster_pipes import PipesDefaultMessageWriter
+
+from sf_sagemaker.training.job import TrainingJob
+from sf_sagemaker.training.platform import JobDescription, LogLine, TrainingPlatform
+from sf_sagemaker.training.run import TrainingResult, run_training_job
+
+JOB_TAG = "sf_sagemaker/training_job"
+
+_FOLLOW_SECONDS = 0.1
+
+StepContext = dg.OpExecutionContext | dg.AssetExecutionContext
+
+
+class JobMessages(Protocol):
+    """How a job of a given name gets its Pipes context, and where it leaves its messages."""
+
+    def context_injector(self, name: str) -> dg.PipesContextInjector: ...
+
+    def message_reader(self, name: str) -> dg.PipesMessageReader: ...
+
+
+class FileMessages:
+    """Messages in a file of this machine; `path` gives it for a job's name."""
+
+    def __init__(self, path: Callable[[str], Path]) -> None:
+        self._path = path
+
+    def context_injector(self, name: str) -> dg.PipesContextInjector:
+        return dg.PipesEnvContextInjector()
+
+    def message_reader(self, name: str) -> dg.PipesMessageReader:
+        return JobFileMessageReader(self._path(name))
+
+
+class JobFileMessageReader(dg.PipesMessageReader):
+    """Reads the messages in a file from its start, and leaves the file as it is.
+
+    dagster's PipesFileMessageReader empties the file when it opens and removes it when it closes,
+    which would take a job's messages from the runs that adopt it. It also fails on a line that is
+    not yet written whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @contextmanager
+    def read_messages(self, handler: dg.PipesMessageHandler) -> Iterator[Mapping[str, object]]:
+        closing = Event()
+        with ThreadPoolExecutor(1, thread_name_prefix="job-messages") as pool:
+            following = pool.submit(self._follow, handler, closing)
+            try:
+                yield {PipesDefaultMessageWriter.FILE_PATH_KEY: str(self._path)}
+            finally:
+                closing.set()
+        following.result()
+
+    @property
+    def expected_writer_count(self) -> int:
+        """One: of several hosts, only the first reports."""
+        return 1
+
+    def no_messages_debug_text(self) -> str:
+        return f"Attempted to read messages from {self._path}."
+
+    def _follow(self, handler: dg.PipesMessageHandler, closing: Event) -> None:
+        position = 0
+        while True:
+            # Asked before reading: what was written until then is read to the end.
+            last = closing.is_set()
+            for line in self._lines(position):
+                position += len(line)
+                handler.handle_message(json.loads(line))
+            if last:
+                return
+            closing.wait(_FOLLOW_SECONDS)
+
+    def _lines(self, position: int) -> Iterator[bytes]:
+        """The whole lines after a position in bytes."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(position)
+                yield from (line for line in file if line.endswith(b"\n"))
+        except FileNotFoundError:
+            return
+
+
+class TrainingInvocation(dg.PipesClientCompletedInvocation):
+    """A completed training job: `result` says which, the rest is what it reported."""
+
+    def __init__(self, session: dg.PipesSession, result: TrainingResult) -> None:
+        super().__init__(session)
+        self.result = result
+
+
+class PipesTrainingClient(dg.PipesClient):
+    """Runs training jobs from Dagster steps."""
+
+    def __init__(self, messages: JobMessages, *, poll_seconds: float = 1.0) -> None:
+        self._messages = messages
+        self._poll_seconds = poll_seconds
+
+    def run(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        *,
+        context: StepContext,
+        job: TrainingJob,
+        platform: TrainingPlatform,
+        force: bool = False,
+        extras: Mapping[str, object] | None = None,
+    ) -> TrainingInvocation:
+        """Trains `job`, or adopts the attempt that did or does, and waits until it has completed.
+
+        The job's log goes to the step's standard output. `force` trains anew unless an attempt was
+        created since this run, or the run that it retries, was. Raises as `run_training_job` does.
+        """
+        sessions: list[dg.PipesSession] = []
+
+        @contextmanager
+        def open_messages(name: str) -> Iterator[Mapping[str, str]]:
+            with dg.open_pipes_session(
+                context=context,
+                context_injector=self._messages.context_injector(name),
+                message_reader=self._messages.message_reader(name),
+                extras=dict(extras or {}),
+            ) as session:
+                sessions.append(session)
+                yield session.get_bootstrap_env_vars()
+
+        def on_attempt(name: str) -> None:
+            context.instance.add_run_tags(context.run_id, {JOB_TAG: name})
+            context.log.info(f"training job {name}")
+
+        def on_status(description: JobDescription) -> None:
+            context.log.info(
+                f"training job {description.name}: {description.status} "
+                f"({description.secondary_status}), log at {description.log}"
+            )
+
+        def on_log(line: LogLine) -> None:
+            host = f"{line.host}  " if job.instance_count > 1 else ""
+            sys.stdout.write(f"{host}{line.text}\n")
+
+        result = run_training_job(
+            job,
+            platform,
+            not_before=_asked_at(context) if force else None,
+            open_messages=open_messages,
+            on_attempt=on_attempt,
+            on_status=on_status,
+            on_log=on_log,
+            should_stop=lambda name: _nobody_wants(context, name),
+            poll_seconds=self._poll_seconds,
+        )
+        return TrainingInvocation(sessions[-1], result)
+
+
+def _asked_at(context: StepContext) -> datetime:
+    """When somebody asked for this run: a retry counts from the run that it retries."""
+    root = context.run.get_root_run_id() or context.run_id
+    record = context.instance.get_run_record_by_id(root)
+    if record is None:  # deleted since
+        record = context.instance.get_run_record_by_id(context.run_id)
+    if record is None:
+        raise dg.DagsterInvariantViolationError(f"run {context.run_id} is not in its instance")
+    return record.create_timestamp
+
+
+def _nobody_wants(context: StepContext, name: str) -> bool:
+    """Whether this run is being cancelled, and no other run waits, or will wait, for the job.
+
+    An eviction or a restart interrupts a step as a cancellation does; the run's status tells them
+    apart.
+    """
+    instance = context.instance
+    run = instance.get_run_by_id(context.run_id)
+    if run is None or run.status is not dg.DagsterRunStatus.CANCELING:
+        return False
+    holders = instance.get_runs(
+        filters=dg.RunsFilter(
+            tags={JOB_TAG: name},
+            statuses=[
+                dg.DagsterRunStatus.QUEUED,
+                dg.DagsterRunStatus.STARTING,
+                dg.DagsterRunStatus.STARTED,
+            ],
+        )
+    )
+    return all(holder.run_id == context.run_id for holder in holders)

@@ -1,0 +1,116 @@
+"""Every mistake in a defs.yaml names the file, the line, the attribute and what is allowed."""
+
+import pytest
+
+MODEL = """
+type: sf_sagemaker.components.XGBoostModel
+attributes:
+  name: house_prices
+  source: house_price_features
+  row_key: [parcel_id, sale_date]
+  split_key: parcel_id
+  event_time: sale_date
+  target: price
+  target_transform: log
+  partitions: {every: week, start: "2014-04-28", end: "2015-06-01"}
+  sample: {window: 17 weeks, fraction: 1.0, seed: 7}
+  hyperparameters: {objective: "reg:squarederror", num_round: 20}
+  evaluation: {metric: median_absolute_percentage_error, baseline_by: zip_code}
+"""
+
+
+def message_of(error: BaseException) -> str:
+    """The text of an exception and of everything that caused it."""
+    parts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        parts.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    return "\n".join(parts)
+
+
+def test_the_example_loads(project):
+    project.add("house_prices", MODEL)
+    keys = {key.to_user_string() for key in project.definitions().resolve_all_asset_keys()}
+    assert {"house_prices/sampled_training_dataset", "house_prices/trained_xgboost_model"} <= keys
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "line", "says"),
+    [
+        ("target_transform: log", "target_transfrom: log", 9, ["target_transfrom", "not permitted"]),
+        ("target_transform: log", "target_transform: sqrt", 9, ["target_transform", "none", "log"]),
+        ("fraction: 1.0", "fraction: 0", 11, ["fraction", "greater than 0"]),
+        ("fraction: 1.0", "fraction: 1.5", 11, ["fraction", "less than or equal to 1"]),
+        ("fraction: 1.0", "fraction: half", 11, ["fraction", "number"]),
+        ("window: 17 weeks", "window: some weeks", 11, ["window", "17 weeks"]),
+        ("every: week", "every: fortnight", 10, ["every", "week", "month"]),
+        ('start: "2014-04-28"', 'start: "28.4.2014"', 10, ["start"]),
+        ("num_round: 20", "num_rounds: 20", 12, ["num_rounds", "not permitted"]),
+        ("num_round: 20", "num_round: many", 12, ["num_round", "integer"]),
+        ('"reg:squarederror"', '"reg:squarederr"', 12, ["objective", "reg:squarederror"]),
+        ("source: house_price_features", "source: house_price_feature", 4,
+         ["attributes.source", "house_price_feature'", "did you mean 'house_price_features'"]),
+        ("target: price", "target: prize", 8,
+         ["attributes.target", "no column 'prize'", "did you mean 'price'"]),
+        ("event_time: sale_date", "event_time: sold_on", 7, ["attributes.event_time", "sold_on", "sale_date"]),
+        ("row_key: [parcel_id, sale_date]", "row_key: [parcel]", 5, ["attributes.row_key", "parcel_id"]),
+        ("baseline_by: zip_code", "baseline_by: zipcode", 13, ["evaluation.baseline_by", "zip_code"]),
+        ("metric: median_absolute_percentage_error", "metric: mape", 13,
+         ["evaluation.metric", "mape", "median_absolute_percentage_error"]),
+        ("metric: median_absolute_percentage_error", "metric: auc", 13, ["evaluation.metric", "auc"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_located_and_explained(project, right, wrong, line, says):
+    file = project.add("house_prices", MODEL.replace(right, wrong))
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - dg wraps errors in types of its own
+        project.definitions()
+    text = message_of(raised.value)
+    assert f"{file.name}:{line}" in text, text
+    for phrase in says:
+        assert phrase in text, text
+
+
+def test_the_second_document_of_a_file_is_located_too(project):
+    first = MODEL.lstrip()
+    second = MODEL.replace("name: house_prices", "name: other_prices").replace("target: price", "target: prize")
+    file = project.add("both", first + "---\n" + second.lstrip())
+    with pytest.raises(Exception) as raised:  # noqa: PT011
+        project.definitions()
+    assert f"{file.name}:{len(first.splitlines()) + 1 + 8}" in message_of(raised.value)
+
+
+def test_a_dbt_selection_that_matches_nothing(project):
+    project.add(
+        "warehouse",
+        """
+        type: sf_sagemaker.components.DbtModels
+        attributes:
+          select: house_price
+          partitions: {every: week, start: "2014-04-28"}
+        """,
+    )
+    with pytest.raises(Exception) as raised:  # noqa: PT011
+        project.definitions()
+    text = message_of(raised.value)
+    assert "defs.yaml:3" in text
+    assert "did you mean 'house_prices'" in text
+
+
+def test_a_raw_file_that_is_not_there(project):
+    project.add(
+        "warehouse",
+        """
+        type: sf_sagemaker.components.LandedTable
+        attributes:
+          table: raw.house_sales
+          file: data/houses.parquet
+          event_time: sale_date
+          partitions: {every: week, start: "2014-04-28"}
+        """,
+    )
+    with pytest.raises(Exception) as raised:  # noqa: PT011
+        project.definitions()
+    text = message_of(raised.value)
+    assert "defs.yaml:4" in text
+    assert "houses.parquet" in text
