@@ -52,7 +52,7 @@ def _local() -> Mapping[str, object]:
     storage = LocalStorage(home() / "storage")
     platform = LocalTrainingPlatform(storage)
     return {
-        "warehouse": DuckDBWarehouse(home() / "warehouse.duckdb"),
+        "warehouse": DuckDBWarehouse(home() / "warehouse.duckdb", lock_timeout=300),
         "storage": storage,
         "training_platform": platform,
         "training_messages": FileMessages(platform.message_path),

@@ -63,6 +63,25 @@ class Partitions(dg.Model, dg.Resolvable):
         )
 
 
+class Splits(dg.Model, dg.Resolvable):
+    """Shares of the split keys; a key keeps its split in every dataset of the model."""
+
+    train: float = Field(default=0.8, gt=0, lt=1, description="Share that the model learns from.")
+    validation: float = Field(
+        default=0.1, gt=0, lt=1, description="Share that decides when to stop."
+    )
+    test: float = Field(default=0.1, gt=0, lt=1, description="Share that the model never sees.")
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "Splits":
+        self.fractions()  # a ValueError unless they add up to 1
+        return self
+
+    def fractions(self) -> SplitFractions:
+        """The same, as a dataset's specification has it."""
+        return SplitFractions(train=self.train, validation=self.validation, test=self.test)
+
+
 class Sample(dg.Model, dg.Resolvable):
     """Which rows of the source make up a training dataset."""
 
@@ -79,10 +98,7 @@ class Sample(dg.Model, dg.Resolvable):
     seed: int = Field(
         default=0, description="Decides which rows a fraction takes, and seeds the training."
     )
-    splits: SplitFractions = Field(
-        default=SplitFractions(),
-        description="Shares of train, validation and test. A split key keeps its split for ever.",
-    )
+    splits: Splits = Field(default=Splits(), description="Shares of train, validation and test.")
 
     @field_validator("window")
     @classmethod

@@ -2,10 +2,10 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -15,7 +15,7 @@ from sf_sagemaker.components.attributes import Compute
 from sf_sagemaker.containers import program_files
 from sf_sagemaker.containers.metrics import METRICS
 from sf_sagemaker.errors import SfSagemakerError
-from sf_sagemaker.lifecycle.baseline import fit_baseline
+from sf_sagemaker.lifecycle.baseline import Baseline, fit_baseline
 from sf_sagemaker.lifecycle.evaluation import Scores, score
 from sf_sagemaker.periods import Cadence
 from sf_sagemaker.storage import Storage
@@ -26,6 +26,11 @@ from sf_sagemaker.training.run import TrainingResult
 from sf_sagemaker.warehouse.dataset import DatasetSpec, Manifest
 from sf_sagemaker.warehouse.export import latest_manifest, read_rows, read_split, verify_files
 from sf_sagemaker.warehouse.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from sf_sagemaker.containers.xgboost.model_card import ModelCard
 
 _CHECK = "beats_baseline"
 
@@ -162,7 +167,7 @@ def _dataset(storage: Storage, spec: DatasetSpec, partition: str) -> tuple[Manif
     return found
 
 
-def _baseline(storage: Storage, manifest: Manifest, folder: str, by: str | None):
+def _baseline(storage: Storage, manifest: Manifest, folder: str, by: str | None) -> Baseline:
     target = manifest.target
     columns = [target.name] if by is None else [target.name, by]
     train = read_split(storage, manifest, folder, "train", columns=columns)
@@ -176,7 +181,7 @@ def _labelled_rows(
     cadence: Cadence,
     manifest: Manifest,
     folder: str,
-) -> dict[str, Any]:
+) -> "dict[str, pa.Table]":
     """The rows to score on: validation and test, and the following period's where it has landed."""
     rows = {
         "validation": read_split(storage, manifest, folder, "validation"),
@@ -209,18 +214,18 @@ def _beats_baseline(scores: Scores, metric: str) -> dg.AssetCheckResult:
 
 
 def _metadata(
-    result: TrainingResult, card: Mapping[str, Any], scores: Mapping[str, Scores]
+    result: TrainingResult, card: "ModelCard", scores: Mapping[str, Scores]
 ) -> dict[str, Any]:
     description = result.description
     metadata: dict[str, Any] = {
         "adopted": result.adopted,
         "attempt": result.attempt,
         "training_job": result.name,
-        "rounds": card["rounds"]["best"],
+        "rounds": card.rounds["best"],
         "artifact": dg.MetadataValue.url(description.artifact_uri or ""),
         "model_card": dg.MetadataValue.json(_summary(card)),
-        "learning_curve": plots.learning_curve(card["learning_curve"], card["rounds"]["best"]),
-        "feature_importance": plots.feature_importance(card["feature_importance"]),
+        "learning_curve": plots.learning_curve(card.learning_curve, card.rounds["best"]),
+        "feature_importance": plots.feature_importance(card.feature_importance),
         "scores": _table(scores),
     }
     if description.ended_at is not None:
@@ -242,11 +247,13 @@ def _metadata(
     return metadata
 
 
-def _summary(card: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(card: "ModelCard") -> dict[str, Any]:
     """The card without what has a place of its own, or is too long to read."""
-    left_out = ("learning_curve", "feature_importance", "golden_rows", "features")
-    features = [feature["name"] for feature in card["features"]]
-    return {**{k: v for k, v in card.items() if k not in left_out}, "features": features}
+    content = asdict(card)
+    for shown_elsewhere in ("learning_curve", "feature_importance", "golden_rows"):
+        del content[shown_elsewhere]
+    content["features"] = [feature.name for feature in card.features]
+    return content
 
 
 def _table(scores: Mapping[str, Scores]) -> dg.TableMetadataValue:

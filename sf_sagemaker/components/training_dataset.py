@@ -97,12 +97,12 @@ def training_dataset(
         storage: dg.ResourceParam[Storage],
     ) -> dg.AssetCheckResult:
         partition = _partition_to_check(context, key)
-        found = latest_manifest(storage, spec, partition)
+        found = latest_manifest(storage, spec, partition) if partition else None
         if found is None:
             return dg.AssetCheckResult(
                 passed=False,
                 severity=dg.AssetCheckSeverity.WARN,
-                metadata={"reason": f"no dataset of {partition} for the present configuration"},
+                metadata={"reason": f"no dataset of {partition or 'any period'} as configured now"},
             )
         changed = changed_periods(warehouse, found[0], cadence)
         return dg.AssetCheckResult(
@@ -120,10 +120,8 @@ def training_dataset(
 
 def _partition_to_check(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> str:
     """The partition that this run materialized, or else the newest one that was ever materialized."""
-    run = context.instance.get_run_by_id(context.run_id)
-    tagged = run.tags.get("dagster/partition") if run else None
-    partitions = context.instance.get_materialized_partitions(key)
-    return tagged or max(partitions)
+    tagged = context.op_execution_context.run.tags.get("dagster/partition")
+    return tagged or max(context.instance.get_materialized_partitions(key), default="")
 
 
 def _metadata(

@@ -201,7 +201,7 @@ class XGBoostModel(dg.Component, dg.Model, dg.Resolvable):
             window=self.sample.window,
             fraction=self.sample.fraction,
             seed=self.sample.seed,
-            splits=self.sample.splits,
+            splits=self.sample.splits.fractions(),
             shards=self.compute.instance_count,
         )
 

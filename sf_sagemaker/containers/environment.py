@@ -85,7 +85,7 @@ class Environment:
 
     @property
     def checkpoint_dir(self) -> Path:
-        """What the platform keeps in step with object storage, and gives back to a restarted job."""
+        """What the platform keeps in object storage, and gives back to a restarted job."""
         return self.model_dir.parent / "checkpoints"
 
     @property
@@ -96,7 +96,8 @@ class Environment:
         """The folder of an input channel; it may be empty. Raises InvalidEnvironment."""
         if name not in self.channels:
             raise InvalidEnvironment(
-                f"the job has no channel {name!r}: it has {', '.join(sorted(self.channels)) or 'none'}"
+                f"the job has no channel {name!r}: it has "
+                f"{', '.join(sorted(self.channels)) or 'none'}"
             )
         return self.channels[name]
 
@@ -132,7 +133,7 @@ def run(main: Callable[[Environment, StopSignal], None]) -> None:
 
 @contextmanager
 def failing_unless_finished(environment: Environment, reason: str) -> Iterator[None]:
-    """While inside, the failure file holds `reason`, for an end that leaves no time to write one."""
+    """While inside, the failure file holds `reason`, for an end that gives no time to write one."""
     _write_failure(environment.failure_file, reason)
     try:
         yield

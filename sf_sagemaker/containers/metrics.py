@@ -20,7 +20,7 @@ Task = Literal["regression", "classification"]
 
 
 class InvalidPredictions(ContainerError):
-    """Actual and predicted values that cannot be compared: empty, of unequal length, or not finite."""
+    """Actual and predicted values that cannot be compared: none, too few, or not finite."""
 
 
 class UndefinedMetric(ContainerError):

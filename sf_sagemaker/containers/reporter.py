@@ -35,7 +35,7 @@ class Reporter:
         The line, `[50/200] train-rmse=0.20134`, has the form that a metric definition's regular
         expression reads. The first step and the last one reported always get a line.
         """
-        shown = " ".join([f"[{done}/{total}]", *(f"{name}={figures[name]:.6g}" for name in figures)])
+        shown = f"[{done}/{total}] {_text(figures)}".rstrip()
         self._unreported = (shown, {"done": done, "total": total, **figures})
         if done == 1 or done == total or done % max(1, total // _LINES_PER_TRAINING) == 0:
             self.flush()
@@ -43,7 +43,7 @@ class Reporter:
     def metrics(self, **figures: float) -> None:
         """Final figures of the training, one line."""
         self.flush()
-        self.info(" ".join(f"{name}={value:.6g}" for name, value in figures.items()))
+        self.info(_text(figures))
         self._send("metrics", figures)
 
     def flush(self) -> None:
@@ -87,6 +87,10 @@ def _reporting(reporter: Reporter) -> Iterator[Reporter]:
         yield reporter
     finally:
         reporter.flush()
+
+
+def _text(figures: dict[str, float]) -> str:
+    return " ".join(f"{name}={value:.6g}" for name, value in figures.items())
 
 
 def _transport() -> "tuple[PipesContextLoader, PipesMessageWriter]":

@@ -97,6 +97,7 @@ class TrainingJob:
             "program": self.program.digest,
             "image": self.image,
             "dataset": self.dataset_fingerprint,
+            "channels": sorted((channel.name, channel.distribution) for channel in self.channels),
             "hyperparameters": dict(self.hyperparameters),
             "seed": self.seed,
             "instance_count": self.instance_count,

@@ -1,40 +1,42 @@
-"""A project of its own for each test: defs.yaml files over the repository's dbt project and data."""
+"""Fixtures over the code locations of tests/locations.py."""
 
-import textwrap
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster.components.testing.utils import DefsFolderSandbox, create_defs_folder_sandbox
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@dataclass
-class Project:
-    """A temporary Dagster project; `add` writes a defs.yaml, `definitions` loads them all."""
-
-    sandbox: DefsFolderSandbox
-    stack: ExitStack = field(default_factory=ExitStack)
-
-    def add(self, folder: str, text: str) -> Path:
-        file = self.sandbox.defs_folder_path / folder / "defs.yaml"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(textwrap.dedent(text).lstrip())
-        return file
-
-    def definitions(self) -> dg.Definitions:
-        return self.stack.enter_context(self.sandbox.build_all_defs())
+from locations import Location, Project, own_deployment, temporary_project
 
 
 @pytest.fixture
 def project() -> Iterator[Project]:
-    with create_defs_folder_sandbox() as sandbox:
-        for name in ("dbt_project", "data"):
-            (sandbox.project_root / name).symlink_to(REPOSITORY / name)
-        made = Project(sandbox)
-        with made.stack:
-            yield made
+    with temporary_project() as made:
+        yield made
+
+
+@pytest.fixture
+def located(project: Project, tmp_path: Path) -> Iterator[Callable[[], Location]]:
+    """Makes a Location of the test's project, once its defs.yaml files are written."""
+    from sf_sagemaker import deployment
+
+    with own_deployment(tmp_path / "home") as instance:
+
+        def locate() -> Location:
+            definitions = dg.Definitions.merge(
+                project.definitions(),
+                dg.Definitions(resources=deployment.resources(), executor=dg.in_process_executor),
+            )
+            return Location(definitions, instance, tmp_path / "home")
+
+        yield locate
+
+
+@pytest.fixture(scope="module")
+def repository_location(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Location]:
+    """The repository's own code location, empty, in a folder of this test module's."""
+    from sf_sagemaker.definitions import defs
+
+    home = tmp_path_factory.mktemp("deployment") / "home"
+    with own_deployment(home) as instance:
+        yield Location(defs(), instance, home)

@@ -84,6 +84,7 @@ def test_entry_point_must_be_among_the_files() -> None:
         {"hyperparameters": {"eta": "0.2"}},
         {"seed": 8},
         {"instance_count": 2},
+        {"channels": (Channel("train", "data/train", "sharded"),)},
     ],
     ids=lambda change: next(iter(change)),
 )

@@ -1,4 +1,4 @@
-"""The boosting itself: rounds, early stopping, checkpoints, and the same model after an interruption."""
+"""The boosting itself: rounds, early stopping, checkpoints, and resuming from them."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xgboost as xgb
 
-from sf_sagemaker.containers.environment import StopSignal, Stopped
+from sf_sagemaker.containers.environment import Stopped, StopSignal
 from sf_sagemaker.containers.errors import ContainerError
 from sf_sagemaker.containers.reporter import Reporter
 from sf_sagemaker.containers.xgboost.checkpoints import Checkpoint, CheckpointFolder, History
@@ -120,9 +120,7 @@ def _matrix(
     )
 
 
-def _parameters(
-    hyperparameters: Hyperparameters, target: Target, threads: int
-) -> dict[str, Any]:
+def _parameters(hyperparameters: Hyperparameters, target: Target, threads: int) -> dict[str, Any]:
     parameters = {
         **hyperparameters.booster,
         "objective": hyperparameters.objective,
@@ -151,9 +149,7 @@ def _booster(
     )
 
 
-def _resume(
-    checkpoints: CheckpointFolder, group: Group, reporter: Reporter
-) -> Checkpoint | None:
+def _resume(checkpoints: CheckpointFolder, group: Group, reporter: Reporter) -> Checkpoint | None:
     """The leading host's newest checkpoint, on all hosts."""
     found = checkpoints.latest() if group.leads else None
     for reason in checkpoints.rejected:
@@ -167,7 +163,7 @@ def _resume(
 
 
 def _record(history: History, line: str) -> None:
-    """Adds a round's evaluation, as eval_set writes it: `[9]\\ttrain-rmse:0.5\\tvalidation-rmse:0.6`."""
+    """Adds a round's evaluation, as eval_set writes it: `[9] train-mae:0.5 validation-mae:1`."""
     for part in line.split()[1:]:
         name, _, value = part.rpartition(":")
         split, _, metric = name.partition("-")

@@ -122,9 +122,7 @@ def _floats(column: "pa.Array | pa.ChunkedArray") -> np.ndarray:
     return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
 
-def _codes(
-    column: "pa.Array | pa.ChunkedArray", name: str, levels: Sequence[str]
-) -> np.ndarray:
+def _codes(column: "pa.Array | pa.ChunkedArray", name: str, levels: Sequence[str]) -> np.ndarray:
     if pa.types.is_nested(column.type):
         raise InvalidColumn(f"column {name!r} is {column.type}: expected text")
     text = pc.cast(column, pa.string())

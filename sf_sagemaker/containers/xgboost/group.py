@@ -78,8 +78,8 @@ class Group:
 
     def broadcast(self, content: bytes | None) -> bytes:
         """The leading host's content, on all hosts; the others' is ignored."""
-        size = np.array([len(content) if self.leads and content is not None else 0])
-        size = collective.allreduce(size.astype(np.int64), collective.Op.MAX)[0]
+        length = np.array([len(content) if self.leads and content is not None else 0], np.int64)
+        size = int(collective.allreduce(length, collective.Op.MAX)[0])
         buffer = np.zeros(size, dtype=np.uint8)
         if self.leads and content is not None:
             buffer[:] = np.frombuffer(content, dtype=np.uint8)
@@ -126,8 +126,8 @@ class Group:
                 early = isinstance(error, socket.gaierror) or "connect to the tracker" in str(error)
                 if not early or time.monotonic() > deadline:
                     raise PeerFailed(
-                        f"{self._host} waited for {', '.join(self.hosts)} and they did not all come "
-                        f"within {self._timeout:g} seconds: see the logs of the others"
+                        f"{self._host} waited for {', '.join(self.hosts)} and they did not all "
+                        f"come within {self._timeout:g} seconds: see the logs of the others"
                     ) from error
             time.sleep(_RETRY_SECONDS)
 

@@ -64,7 +64,9 @@ OBJECTIVES: Mapping[str, Objective] = {
 MAXIMIZED_METRICS = ("auc", "aucpr")
 
 
-def _number(low: float, high: float = float("inf"), *, excluded: str = "") -> Callable[[str], float]:
+def _number(
+    low: float, high: float = float("inf"), *, excluded: str = ""
+) -> Callable[[str], float]:
     """Reads a number in a range; `excluded` names the ends ("low", "high") that are not in it."""
 
     def read(text: str) -> float:
@@ -197,7 +199,9 @@ def parse_hyperparameters(strings: Mapping[str, str]) -> Hyperparameters:
                 expected = "a number" if "float" in expected else "a whole number"
             raise InvalidHyperparameter(f"{given} is {text!r}: expected {expected}") from None
     if "objective" not in own:
-        raise InvalidHyperparameter(f"objective is missing: expected one of {', '.join(OBJECTIVES)}")
+        raise InvalidHyperparameter(
+            f"objective is missing: expected one of {', '.join(OBJECTIVES)}"
+        )
     parsed = Hyperparameters(
         objective=own["objective"],
         num_round=own.get("num_round", 100),

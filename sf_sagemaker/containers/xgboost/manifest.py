@@ -76,7 +76,9 @@ def _dataset(manifest: Mapping[str, Any], hyperparameters: Hyperparameters) -> D
 def _features(columns: list[Mapping[str, Any]]) -> tuple[Feature, ...]:
     if not columns:
         raise InvalidManifest("the dataset has no feature: expected at least one")
-    others = [f"{c['name']} ({c['kind']})" for c in columns if c["kind"] not in ("numeric", "categorical")]
+    others = [
+        f"{c['name']} ({c['kind']})" for c in columns if c["kind"] not in ("numeric", "categorical")
+    ]
     if others:
         raise InvalidManifest(
             f"XGBoost takes numeric and categorical features, not {', '.join(others)}: "
@@ -102,8 +104,8 @@ def _target(target: Mapping[str, Any], hyperparameters: Hyperparameters) -> Targ
     if task == "regression":
         if kind not in ("numeric", "positive"):
             raise InvalidManifest(
-                f"target {name!r} is of kind {kind}, and {hyperparameters.objective} needs numbers: "
-                "use binary:logistic or multi:softprob for classes"
+                f"target {name!r} is of kind {kind}, and {hyperparameters.objective} needs "
+                "numbers: use binary:logistic or multi:softprob for classes"
             )
         return Target(name, hyperparameters.target_transform, None, log or kind == "positive")
     if task == "binary" and kind == "numeric":
@@ -112,7 +114,7 @@ def _target(target: Mapping[str, Any], hyperparameters: Hyperparameters) -> Targ
         raise InvalidManifest(
             f"target {name!r} is of kind {kind}, and {hyperparameters.objective} needs classes"
         )
-    if task == "binary" and len(classes) != 2 or len(classes) < 2:
+    if (task == "binary" and len(classes) != 2) or len(classes) < 2:
         raise InvalidManifest(
             f"target {name!r} has {len(classes)} classes ({', '.join(classes[:10])}), and "
             f"{hyperparameters.objective} needs {'two' if task == 'binary' else 'at least two'}"

@@ -37,7 +37,7 @@ class Rows:
     def __init__(self, features: Sequence[Feature]) -> None:
         self.features = tuple(features)
         self.target = np.empty(0)
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115: lives as long as the rows
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._sizes: list[int] = []
 
     def __len__(self) -> int:
@@ -93,7 +93,7 @@ def read_head(folder: Path, columns: Sequence[str], count: int) -> pa.Table:
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The Parquet files under a folder at any depth, sorted; hidden and half-written ones are none."""
+    """The Parquet files under a folder at any depth, sorted; hidden ones don't count."""
     return sorted(
         path
         for path in folder.rglob("*.parquet")
