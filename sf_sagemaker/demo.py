@@ -107,7 +107,7 @@ def _build(demo: Demo) -> list[list[str]]:
     rows = landed.metadata[RAW]
     print(f"  {rows['dagster/row_count']:,} rows in {rows['periods']} weeks  {_took(landed)}")
 
-    models = [key for key in _dbt_models(demo.definitions)]
+    models = _dbt_models(demo.definitions)
     if rows["changed_periods"] == 0 and _is_current(demo, models):
         print("▸ dbt models: nothing landed or changed since they were built")
     else:

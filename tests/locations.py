@@ -82,7 +82,7 @@ def own_deployment(home: Path) -> Iterator[dg.DagsterInstance]:
 
 @dataclass
 class Project:
-    """A temporary Dagster project; `add` writes a defs.yaml, `definitions` loads them all."""
+    """A temporary Dagster project; `add` writes a defs.yaml and gives its path."""
 
     sandbox: DefsFolderSandbox
     stack: ExitStack = field(default_factory=ExitStack)
@@ -94,7 +94,13 @@ class Project:
         return file
 
     def definitions(self) -> dg.Definitions:
-        return self.stack.enter_context(self.sandbox.build_all_defs())
+        """What the files describe, bound to the local deployment's resources."""
+        from sf_sagemaker import deployment
+
+        return dg.Definitions.merge(
+            self.stack.enter_context(self.sandbox.build_all_defs()),
+            dg.Definitions(resources=deployment.resources(), executor=dg.in_process_executor),
+        )
 
 
 @contextmanager

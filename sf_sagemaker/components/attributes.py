@@ -6,6 +6,7 @@ from typing import Literal
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
+from sf_sagemaker.components.component import within
 from sf_sagemaker.periods import Cadence, Every, parse_duration, parse_length
 from sf_sagemaker.training.job import Limits
 from sf_sagemaker.warehouse.dataset import SplitFractions
@@ -59,18 +60,22 @@ class Partitions(dg.Model, dg.Resolvable):
             "year": "0 0 1 1 *",
         }[self.every]
         return dg.TimeWindowPartitionsDefinition(
-            start=self.start, end=self.end, fmt="%Y-%m-%d", cron_schedule=cron, timezone=self.timezone
+            start=self.start,
+            end=self.end,
+            fmt="%Y-%m-%d",
+            cron_schedule=cron,
+            timezone=self.timezone,
         )
 
 
 class Splits(dg.Model, dg.Resolvable):
     """Shares of the split keys; a key keeps its split in every dataset of the model."""
 
-    train: float = Field(default=0.8, gt=0, lt=1, description="Share that the model learns from.")
-    validation: float = Field(
-        default=0.1, gt=0, lt=1, description="Share that decides when to stop."
-    )
-    test: float = Field(default=0.1, gt=0, lt=1, description="Share that the model never sees.")
+    train: float = Field(default=0.8, description="Share that the model learns from.")
+    validation: float = Field(default=0.1, description="Share that decides when to stop.")
+    test: float = Field(default=0.1, description="Share that the model never sees.")
+
+    _bounds = within("train", "validation", "test", above=0, below=1)
 
     @model_validator(mode="after")
     def _adds_up(self) -> "Splits":
@@ -91,14 +96,15 @@ class Sample(dg.Model, dg.Resolvable):
     )
     fraction: float = Field(
         default=1.0,
-        gt=0,
-        le=1,
-        description="Share of the rows to take. A smaller fraction is a subset of a larger one.",
+        description="Share of the rows to take, above 0 and up to 1. A smaller fraction is a subset "
+        "of a larger one.",
     )
     seed: int = Field(
         default=0, description="Decides which rows a fraction takes, and seeds the training."
     )
     splits: Splits = Field(default=Splits(), description="Shares of train, validation and test.")
+
+    _bounds = within("fraction", above=0, most=1)
 
     @field_validator("window")
     @classmethod
@@ -117,14 +123,14 @@ class Compute(dg.Model, dg.Resolvable):
     )
     instance_count: int = Field(
         default=1,
-        ge=1,
-        le=100,
         description="Hosts; each trains on its own shard of the rows. Locally, each is a process.",
     )
     max_runtime: str = Field(
         default="1 hour", description="A job that runs longer is stopped.", examples=["90 minutes"]
     )
     spot: bool = Field(default=False, description="Use SageMaker managed spot training.")
+
+    _bounds = within("instance_count", least=1, most=100)
 
     @field_validator("max_runtime")
     @classmethod
@@ -149,4 +155,3 @@ class Retraining(dg.Model, dg.Resolvable):
         description="manual: a person, a job or a backfill. every_period: each period whose source "
         "has landed and passed its blocking checks is trained once, by itself.",
     )
-

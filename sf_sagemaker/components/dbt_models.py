@@ -21,6 +21,7 @@ from dagster_dbt import (
 from pydantic import Field
 
 from sf_sagemaker.components.attributes import Partitions
+from sf_sagemaker.components.component import Component
 from sf_sagemaker.components.errors import invalid_attribute, suggest
 from sf_sagemaker.errors import SfSagemakerError
 
@@ -34,7 +35,7 @@ class DbtProjectInvalid(SfSagemakerError):
     """A dbt project that dbt can't parse."""
 
 
-class DbtModels(dg.Component, dg.Model, dg.Resolvable):
+class DbtModels(Component):
     """Some models of the dbt project, built by partition.
 
     Each run is one `dbt build` over the run's whole range of periods, given to dbt as the variables
@@ -48,10 +49,12 @@ class DbtModels(dg.Component, dg.Model, dg.Resolvable):
     partitions: Partitions = Field(
         description="Periods of the models: those of the raw tables that they read."
     )
+
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """One multi-asset for the selection, with its checks."""
         project = dbt_project(context.project_root)
         manifest = read_manifest(project)
+
         @dbt_assets(
             manifest=manifest,
             project=project,
@@ -77,7 +80,9 @@ class DbtModels(dg.Component, dg.Model, dg.Resolvable):
         if not build.keys:
             folders = {node["fqn"][1] for node in _models(manifest) if len(node["fqn"]) > 2}
             raise invalid_attribute(
-                context, "select", f"{self.select!r} matches no model. {suggest(self.select, folders)}"
+                context,
+                "select",
+                f"{self.select!r} matches no model. {suggest(self.select, folders)}",
             )
         return dg.Definitions(assets=[build])
 

@@ -4,13 +4,14 @@ import dagster as dg
 from pydantic import Field
 
 from sf_sagemaker.components.attributes import Partitions
+from sf_sagemaker.components.component import Component
 from sf_sagemaker.components.errors import invalid_attribute
 from sf_sagemaker.warehouse.dataset import Relation
 from sf_sagemaker.warehouse.landing import land_periods
 from sf_sagemaker.warehouse.warehouse import Warehouse
 
 
-class LandedTable(dg.Component, dg.Model, dg.Resolvable):
+class LandedTable(Component):
     """A raw table of the warehouse; a partition's materialization replaces that period's rows.
 
     Each period is replaced in one transaction. Landing it again changes nothing, and a period that
@@ -77,7 +78,9 @@ class LandedTable(dg.Component, dg.Model, dg.Resolvable):
                     "source_file": dg.MetadataValue.path(file),
                     "rows_by_period": dg.MetadataValue.table(
                         [
-                            dg.TableRecord({"period": r.partition, "rows": r.rows, "before": r.previous_rows})
+                            dg.TableRecord(
+                                {"period": r.partition, "rows": r.rows, "before": r.previous_rows}
+                            )
                             for r in landed
                         ]
                     ),

@@ -10,7 +10,9 @@ _SIZE = (7.0, 3.6)  # inches; at 110 dpi the width of the UI's metadata pane
 _DPI = 110
 
 
-def target_distribution(values: Sequence[float], name: str, *, log: bool) -> dg.MarkdownMetadataValue:
+def target_distribution(
+    values: Sequence[float], name: str, *, log: bool
+) -> dg.MarkdownMetadataValue:
     """Histogram of a numeric target; on a logarithmic axis where the model trains on logarithms."""
     import numpy as np
 
@@ -19,7 +21,9 @@ def target_distribution(values: Sequence[float], name: str, *, log: bool) -> dg.
 
     def draw(axes) -> None:
         axes.hist(array, bins=bins, color="#4f6bd8")
-        axes.axvline(float(np.median(array)), color="#d9480f", label=f"median {np.median(array):,.4g}")
+        axes.axvline(
+            float(np.median(array)), color="#d9480f", label=f"median {np.median(array):,.4g}"
+        )
         if log:
             axes.set_xscale("log")
         axes.set_xlabel(name)
@@ -64,7 +68,9 @@ def feature_importance(
     largest = sorted(shares.items(), key=lambda item: -item[1])[:at_most]
 
     def draw(axes) -> None:
-        axes.barh([name for name, _ in largest], [100 * share for _, share in largest], color="#4f6bd8")
+        axes.barh(
+            [name for name, _ in largest], [100 * share for _, share in largest], color="#4f6bd8"
+        )
         axes.invert_yaxis()
         axes.tick_params(axis="y", labelsize=8)
         axes.set_xlabel("share of total gain, %")

@@ -1,5 +1,6 @@
 """The asset `<model>/trained_xgboost_model`: one training job, and what its model is worth."""
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -218,15 +219,15 @@ def _metadata(
 ) -> dict[str, Any]:
     description = result.description
     metadata: dict[str, Any] = {
+        "scores": _table(scores),
+        "training_job": result.name,
         "adopted": result.adopted,
         "attempt": result.attempt,
-        "training_job": result.name,
         "rounds": card.rounds["best"],
         "artifact": dg.MetadataValue.url(description.artifact_uri or ""),
         "model_card": dg.MetadataValue.json(_summary(card)),
         "learning_curve": plots.learning_curve(card.learning_curve, card.rounds["best"]),
         "feature_importance": plots.feature_importance(card.feature_importance),
-        "scores": _table(scores),
     }
     if description.ended_at is not None:
         metadata["trained_at"] = dg.MetadataValue.timestamp(description.ended_at)
@@ -256,20 +257,18 @@ def _summary(card: "ModelCard") -> dict[str, Any]:
     return content
 
 
-def _table(scores: Mapping[str, Scores]) -> dg.TableMetadataValue:
-    """One row for each set of rows and metric, the model beside the baseline."""
-    return dg.MetadataValue.table(
-        [
-            dg.TableRecord(
-                {
-                    "rows of": rows.replace("_", " "),
-                    "metric": name.replace("_", " "),
-                    "model": round(value, 4),
-                    "baseline": round(figures.baseline[name], 4) if name in figures.baseline else "",
-                    "rows": figures.rows,
-                }
-            )
-            for rows, figures in scores.items()
-            for name, value in figures.model.items()
+def _table(scores: Mapping[str, Scores]) -> dg.MarkdownMetadataValue:
+    """A line for each metric, a column for each set of rows; short enough for the UI to show inline."""
+    lines = [
+        "| model (baseline) | " + " | ".join(rows.replace("_", " ") for rows in scores) + " |",
+        "|---" * (len(scores) + 1) + "|",
+        "| rows | " + " | ".join(f"{figures.rows:,}" for figures in scores.values()) + " |",
+    ]
+    metrics = dict.fromkeys(name for figures in scores.values() for name in figures.model)
+    for metric in metrics:
+        cells = [
+            f"{figures.model.get(metric, math.nan):,.5g} ({figures.baseline.get(metric, math.nan):,.5g})"
+            for figures in scores.values()
         ]
-    )
+        lines.append(f"| {metric.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    return dg.MetadataValue.md("\n".join(lines))

@@ -1,6 +1,7 @@
 """The asset `<model>/sampled_training_dataset`, and the check that watches its window."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -124,11 +125,9 @@ def _partition_to_check(context: dg.AssetCheckExecutionContext, key: dg.AssetKey
     return tagged or max(context.instance.get_materialized_partitions(key), default="")
 
 
-def _metadata(
-    manifest: Manifest, storage: Storage, key: str, *, reused: bool
-) -> dict[str, dg.MetadataValue | int | float | str | bool]:
+def _metadata(manifest: Manifest, storage: Storage, key: str, *, reused: bool) -> dict[str, Any]:
     sample = read_split(storage, manifest, key, "train", limit=_SAMPLE_ROWS)
-    metadata: dict[str, dg.MetadataValue | int | float | str | bool] = {
+    metadata: dict[str, Any] = {
         "dagster/row_count": manifest.rows(),
         "bytes": manifest.bytes(),
         "missing_target": manifest.dropped.missing_target,
@@ -143,15 +142,15 @@ def _metadata(
         "dagster/uri": storage.uri(key),
         "splits": dg.MetadataValue.table(
             [
-                dg.TableRecord(
-                    {"split": s, "rows": manifest.rows(s), "bytes": manifest.bytes(s)}
-                )
+                dg.TableRecord({"split": s, "rows": manifest.rows(s), "bytes": manifest.bytes(s)})
                 for s in SPLITS
             ]
         ),
         "window_periods": dg.MetadataValue.table(
             [
-                dg.TableRecord({"period": p.partition, "rows": p.rows, "fingerprint": p.fingerprint.value})
+                dg.TableRecord(
+                    {"period": p.partition, "rows": p.rows, "fingerprint": p.fingerprint.value}
+                )
                 for p in manifest.window.periods
             ]
         ),
@@ -165,7 +164,10 @@ def _metadata(
         ),
         "sql": dg.MetadataValue.md(f"```sql\n{manifest.sql}\n```"),
         "sample": dg.MetadataValue.table(
-            [dg.TableRecord({name: _plain(value) for name, value in row.items()}) for row in sample.to_pylist()]
+            [
+                dg.TableRecord({name: _plain(value) for name, value in row.items()})
+                for row in sample.to_pylist()
+            ]
         ),
     }
     for split in SPLITS:
@@ -192,8 +194,4 @@ def _target_distribution(
     if target.kind == "class":
         counts = {str(c["values"]): int(c["counts"]) for c in values.value_counts().to_pylist()}
         return plots.class_distribution(dict(sorted(counts.items())), target.name)
-    return plots.target_distribution(
-        values.to_numpy(), target.name, log=target.kind == "positive"
-    )
-
-
+    return plots.target_distribution(values.to_numpy(), target.name, log=target.kind == "positive")

@@ -3,15 +3,17 @@
 from typing import Literal
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sf_sagemaker.components.attributes import Compute, Partitions, Retraining, Sample
+from sf_sagemaker.components.component import Component, within
 from sf_sagemaker.components.dbt_models import find_model
 from sf_sagemaker.components.errors import invalid_attribute, suggest
 from sf_sagemaker.components.hyperparameters import XGBoostHyperparameters
 from sf_sagemaker.components.trained_model import Judgement, trained_xgboost_model
 from sf_sagemaker.components.training_dataset import training_dataset
 from sf_sagemaker.containers.metrics import METRICS
+from sf_sagemaker.containers.xgboost.hyperparameters import parse_hyperparameters
 from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation, TargetKind
 
 
@@ -41,7 +43,7 @@ class Evaluation(dg.Model, dg.Resolvable):
     )
 
 
-class XGBoostModel(dg.Component, dg.Model, dg.Resolvable):
+class XGBoostModel(Component):
     """An XGBoost model of one column of a dbt model, trained by partition.
 
     Gives the assets `<name>/sampled_training_dataset` and `<name>/trained_xgboost_model`, their
@@ -76,10 +78,11 @@ class XGBoostModel(dg.Component, dg.Model, dg.Resolvable):
     )
     exclude: list[str] = Field(default=[], description="Columns that are not features.")
     label_delay: int = Field(
-        default=0, ge=0, description="Days after the event at which the target is known."
+        default=0, description="Days after the event at which the target is known."
     )
     available_at: str | None = Field(
-        default=None, description="Column that says when the target was known, instead of label_delay."
+        default=None,
+        description="Column that says when the target was known, instead of label_delay.",
     )
     partitions: Partitions = Field(description="Periods; the same as those of the source.")
     sample: Sample = Field(description="Window, fraction, seed and splits of the training dataset.")
@@ -92,11 +95,20 @@ class XGBoostModel(dg.Component, dg.Model, dg.Resolvable):
         default=Retraining(), description="What starts the training of a period."
     )
     description: str | None = Field(default=None, description="What the model is for, for the UI.")
-    group: str | None = Field(default=None, description="Asset group; the model's name without one.")
+    group: str | None = Field(
+        default=None, description="Asset group; the model's name without one."
+    )
     owners: list[str] = Field(
         default=[], description="E-mail addresses, or teams as team:name.", examples=[["team:data"]]
     )
     tags: dict[str, str] = Field(default={}, description="Asset tags.")
+
+    _bounds = within("label_delay", least=0)
+
+    @model_validator(mode="after")
+    def _objective_and_transform_go_together(self) -> "XGBoostModel":
+        parse_hyperparameters(self._training_hyperparameters())
+        return self
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The model's assets, checks and job."""
@@ -104,7 +116,8 @@ class XGBoostModel(dg.Component, dg.Model, dg.Resolvable):
         spec = self._spec(relation)
         partitions_def = self.partitions.definition()
         automation = (
-            dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
+            dg.AutomationCondition.eager()
+            & dg.AutomationCondition.all_deps_blocking_checks_passed()
             if self.retraining.mode == "every_period"
             else None
         )
@@ -120,10 +133,7 @@ class XGBoostModel(dg.Component, dg.Model, dg.Resolvable):
         model = trained_xgboost_model(
             spec=spec,
             dataset_key=dataset.key,
-            hyperparameters={
-                **self.hyperparameters.strings(),
-                "target_transform": self.target_transform,
-            },
+            hyperparameters=self._training_hyperparameters(),
             compute=self.compute,
             judgement=Judgement(self._metric(context), self.evaluation.baseline_by),
             description=self.description,
@@ -135,9 +145,7 @@ class XGBoostModel(dg.Component, dg.Model, dg.Resolvable):
             description=f"Samples the training dataset of {self.name} and trains its model, for one partition.",
             tags=self.tags,
         )
-        return dg.Definitions(
-            assets=[dataset, model], asset_checks=[window_unchanged], jobs=[job]
-        )
+        return dg.Definitions(assets=[dataset, model], asset_checks=[window_unchanged], jobs=[job])
 
     def _source(self, context: dg.ComponentLoadContext) -> tuple[Relation, dg.AssetKey]:
         if isinstance(self.source, Table):
@@ -178,6 +186,13 @@ class XGBoostModel(dg.Component, dg.Model, dg.Resolvable):
                         attribute,
                         f"the dbt model {self.source!r} has no column {name!r}. {suggest(name, columns)}",
                     )
+
+    def _training_hyperparameters(self) -> dict[str, str]:
+        return {
+            **self.hyperparameters.strings(),
+            "target_transform": self.target_transform,
+            "seed": str(self.sample.seed),
+        }
 
     def _split_key(self) -> list[str]:
         if self.split_key is None:

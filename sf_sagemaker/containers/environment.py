@@ -153,6 +153,10 @@ def _record_failure(
         message = f"{kind.__name__}: {message}" if message else kind.__name__
     _write_failure(file, message)
     traceback.print_exception(kind, error, trace)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # XGBoost's threads, which watch other hosts, may crash an interpreter that shuts down in turn.
+    os._exit(1)
 
 
 def _write_failure(file: Path, message: str) -> None:

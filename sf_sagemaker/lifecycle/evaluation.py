@@ -41,16 +41,15 @@ def score(
     Rows of a class that `classes` doesn't have can't be scored and are left out. `positive` says
     that the target is positive by definition, which decides how bias is measured.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
+    import numpy as np
 
     task: Task = "regression" if classes is None else "classification"
-    if classes is not None:
-        indices = pc.index_in(rows[target], value_set=pa.array(list(classes)))
-        known = pc.is_valid(indices)
-        rows, actual = rows.filter(known), pc.drop_null(indices).to_numpy()
-    else:
+    if classes is None:
         actual = rows[target].to_numpy()
+    else:
+        index = {label: number for number, label in enumerate(classes)}
+        actual = np.array([index.get(label, -1) for label in rows[target].to_pylist()])
+        rows, actual = rows.filter(actual >= 0), actual[actual >= 0]
     figures = [
         evaluate(task, actual, predictor.predict(rows), positive=positive)
         for predictor in (model, baseline)

@@ -3,9 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import dagster as dg
 import pytest
-
 from locations import Location, Project, own_deployment, temporary_project
 
 
@@ -18,18 +16,8 @@ def project() -> Iterator[Project]:
 @pytest.fixture
 def located(project: Project, tmp_path: Path) -> Iterator[Callable[[], Location]]:
     """Makes a Location of the test's project, once its defs.yaml files are written."""
-    from sf_sagemaker import deployment
-
     with own_deployment(tmp_path / "home") as instance:
-
-        def locate() -> Location:
-            definitions = dg.Definitions.merge(
-                project.definitions(),
-                dg.Definitions(resources=deployment.resources(), executor=dg.in_process_executor),
-            )
-            return Location(definitions, instance, tmp_path / "home")
-
-        yield locate
+        yield lambda: Location(project.definitions(), instance, tmp_path / "home")
 
 
 @pytest.fixture(scope="module")

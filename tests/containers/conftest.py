@@ -1,8 +1,7 @@
 """Containers, the code that runs in them, and rows of real house sales."""
 
 import shutil
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,24 +28,14 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def container(tmp_path: Path, code: Path, free_port: Callable[[], int]) -> Iterator[Container]:
+def container(tmp_path: Path, code: Path) -> Iterator[Container]:
     """A container of one host; set `hosts` for more."""
-    made = Container(tmp_path / "job", code, port=free_port())
+    made = Container(tmp_path / "job", code)
     yield made
     for process in made.processes:
         if process.poll() is None:
             process.kill()
             process.wait()
-
-
-@pytest.fixture(scope="session")
-def free_port() -> Callable[[], int]:
-    def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return probe.getsockname()[1]
-
-    return find
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -85,7 +86,7 @@ class Container:
     folder: Path
     code: Path
     hosts: list[str] = field(default_factory=lambda: ["algo-1"])
-    port: int = 0
+    port: int = 9099
     environment: dict[str, str] = field(default_factory=dict)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -155,6 +156,17 @@ class Container:
 
     def run(self, host: str = "algo-1", **hyperparameters: object) -> Finished:
         return self.start(host, **hyperparameters).wait()
+
+    def start_all(self, **hyperparameters: object) -> dict[str, Running]:
+        """All hosts at once, which meet at a port of their own."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        return {host: self.start(host, **hyperparameters) for host in self.hosts}
+
+    def run_all(self, **hyperparameters: object) -> dict[str, Finished]:
+        running = self.start_all(**hyperparameters)
+        return {host: each.wait(timeout=90) for host, each in running.items()}
 
 
 def manifest_of(

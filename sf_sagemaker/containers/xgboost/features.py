@@ -9,10 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sf_sagemaker.containers.errors import ContainerError
-
-
-class MissingColumn(ContainerError):
-    """A table lacks a column that the model needs."""
+from sf_sagemaker.containers.shards import MissingColumn
 
 
 class InvalidColumn(ContainerError):

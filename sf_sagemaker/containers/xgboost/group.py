@@ -140,13 +140,19 @@ class Group:
             self._tracker = None
 
     def _open(self, members: tuple[str, ...], port: int) -> RabitTracker:
-        tracker = RabitTracker(
-            n_workers=len(members),
-            host_ip=self._resolve(members[0]),
-            port=port,
-            sortby="task",
-            timeout=int(self._timeout),
-        )
+        try:
+            tracker = RabitTracker(
+                n_workers=len(members),
+                host_ip=self._resolve(members[0]),
+                port=port,
+                sortby="task",
+                timeout=int(self._timeout),
+            )
+        except XGBoostError as error:
+            raise PeerFailed(
+                f"{self._host} cannot listen for the others at port {port}, which something else "
+                "may hold: set SF_SAGEMAKER_TRACKER_PORT to a free one"
+            ) from error
         tracker.start()
         return tracker
 

@@ -4,18 +4,21 @@ XGBoost ignores a parameter that it doesn't know; here it is an error. Names, ty
 XGBoost documentation, "XGBoost Parameters".
 """
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sf_sagemaker.containers.errors import ContainerError
+from sf_sagemaker.containers.hyperparameters import (
+    InvalidHyperparameter,
+    choice,
+    number,
+    read_value,
+    suggestion,
+    unknown,
+    whole,
+)
 
 Transform = Literal["none", "log"]
-
-
-class InvalidHyperparameter(ContainerError):
-    """A hyperparameter that doesn't exist, or a value that it can't have."""
 
 
 @dataclass(frozen=True)
@@ -64,70 +67,33 @@ OBJECTIVES: Mapping[str, Objective] = {
 MAXIMIZED_METRICS = ("auc", "aucpr")
 
 
-def _number(
-    low: float, high: float = float("inf"), *, excluded: str = ""
-) -> Callable[[str], float]:
-    """Reads a number in a range; `excluded` names the ends ("low", "high") that are not in it."""
-
-    def read(text: str) -> float:
-        value = float(text)
-        below = value <= low if "low" in excluded else value < low
-        above = value >= high if "high" in excluded else value > high
-        if below or above or value != value:
-            left = "(" if "low" in excluded else "["
-            right = ")" if "high" in excluded else "]"
-            raise ValueError(f"a number in {left}{low:g}, {high:g}{right}")
-        return value
-
-    return read
-
-
-def _whole(low: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        value = int(text)
-        if value < low:
-            raise ValueError(f"a whole number from {low}")
-        return value
-
-    return read
-
-
-def _choice(*allowed: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in allowed:
-            raise ValueError(f"one of {', '.join(allowed)}{_suggestion(text, allowed)}")
-        return text
-
-    return read
-
-
-_share = _number(0, 1, excluded="low")
+_share = number(0, 1, excluded="low")
 _BOOSTER: Mapping[str, Callable[[str], Any]] = {
     "eta": _share,
-    "gamma": _number(0),
-    "max_depth": _whole(0),
-    "max_leaves": _whole(0),
-    "min_child_weight": _number(0),
-    "max_delta_step": _number(0),
+    "gamma": number(0),
+    "max_depth": whole(0),
+    "max_leaves": whole(0),
+    "min_child_weight": number(0),
+    "max_delta_step": number(0),
     "subsample": _share,
-    "sampling_method": _choice("uniform", "gradient_based"),
+    "sampling_method": choice("uniform", "gradient_based"),
     "colsample_bytree": _share,
     "colsample_bylevel": _share,
     "colsample_bynode": _share,
-    "lambda": _number(0),
-    "alpha": _number(0),
-    "scale_pos_weight": _number(0, excluded="low"),
-    "grow_policy": _choice("depthwise", "lossguide"),
-    "max_bin": _whole(2),
-    "num_parallel_tree": _whole(1),
+    "lambda": number(0),
+    "alpha": number(0),
+    "scale_pos_weight": number(0, excluded="low"),
+    "grow_policy": choice("depthwise", "lossguide"),
+    "max_bin": whole(2),
+    "num_parallel_tree": whole(1),
     "monotone_constraints": str,
     "interaction_constraints": str,
-    "max_cat_to_onehot": _whole(1),
-    "max_cat_threshold": _whole(1),
-    "base_score": _number(float("-inf")),
-    "tweedie_variance_power": _number(1, 2, excluded="low high"),
-    "huber_slope": _number(0, excluded="low"),
-    "quantile_alpha": _number(0, 1, excluded="low high"),
+    "max_cat_to_onehot": whole(1),
+    "max_cat_threshold": whole(1),
+    "base_score": number(float("-inf")),
+    "tweedie_variance_power": number(1, 2, excluded="low high"),
+    "huber_slope": number(0, excluded="low"),
+    "quantile_alpha": number(0, 1, excluded="low high"),
 }
 _ALIASES = {
     "learning_rate": "eta",
@@ -136,11 +102,11 @@ _ALIASES = {
     "reg_alpha": "alpha",
 }
 _OWN: Mapping[str, Callable[[str], Any]] = {
-    "objective": _choice(*OBJECTIVES),
-    "num_round": _whole(1),
-    "early_stopping_rounds": _whole(1),
-    "target_transform": _choice("none", "log"),
-    "seed": _whole(0),
+    "objective": choice(*OBJECTIVES),
+    "num_round": whole(1),
+    "early_stopping_rounds": whole(1),
+    "target_transform": choice("none", "log"),
+    "seed": whole(0),
     "eval_metric": str,
 }
 
@@ -184,20 +150,10 @@ def parse_hyperparameters(strings: Mapping[str, str]) -> Hyperparameters:
         name = _ALIASES.get(given, given)
         known, values = (_OWN, own) if name in _OWN else (_BOOSTER, booster)
         if name not in known:
-            names = sorted([*_OWN, *_BOOSTER, *_ALIASES])
-            raise InvalidHyperparameter(
-                f"no hyperparameter {given!r}{_suggestion(given, names)}. There are: "
-                f"{', '.join(names)}"
-            )
+            raise unknown(given, [*_OWN, *_BOOSTER, *_ALIASES])
         if name in values:
             raise InvalidHyperparameter(f"{given} and another name for it are both given")
-        try:
-            values[name] = known[name](text)
-        except ValueError as error:
-            expected = str(error)
-            if "could not convert" in expected or "invalid literal" in expected:
-                expected = "a number" if "float" in expected else "a whole number"
-            raise InvalidHyperparameter(f"{given} is {text!r}: expected {expected}") from None
+        values[name] = read_value(given, text, known[name])
     if "objective" not in own:
         raise InvalidHyperparameter(
             f"objective is missing: expected one of {', '.join(OBJECTIVES)}"
@@ -221,7 +177,7 @@ def _check_combination(parsed: Hyperparameters) -> None:
     if parsed.eval_metric and parsed.eval_metric.split("@")[0] not in objective.metrics:
         raise InvalidHyperparameter(
             f"eval_metric is {parsed.eval_metric!r}: for {parsed.objective} expected one of "
-            f"{', '.join(objective.metrics)}{_suggestion(parsed.eval_metric, objective.metrics)}"
+            f"{', '.join(objective.metrics)}{suggestion(parsed.eval_metric, objective.metrics)}"
         )
     if parsed.target_transform == "log" and not objective.any_label:
         allowed = [name for name, other in OBJECTIVES.items() if other.any_label]
@@ -231,8 +187,3 @@ def _check_combination(parsed: Hyperparameters) -> None:
         )
     if parsed.objective == "reg:quantileerror" and "quantile_alpha" not in parsed.booster:
         raise InvalidHyperparameter("reg:quantileerror needs quantile_alpha, such as 0.5")
-
-
-def _suggestion(text: str, allowed: Iterable[str]) -> str:
-    close = difflib.get_close_matches(text, list(allowed), 1)
-    return f": did you mean {close[0]!r}?" if close else ""

@@ -1,18 +1,18 @@
-"""What a training script needs of a dataset's manifest, which arrives as a channel of its own."""
+"""A dataset's manifest as XGBoost sees it: which columns are features, and what the target is."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sf_sagemaker.containers.errors import ContainerError
+from sf_sagemaker.containers.manifest import (
+    DatasetColumn,
+    DatasetTarget,
+    InvalidManifest,
+    read_dataset,
+)
 from sf_sagemaker.containers.xgboost.features import Feature, Target
 from sf_sagemaker.containers.xgboost.hyperparameters import OBJECTIVES, Hyperparameters
-
-
-class InvalidManifest(ContainerError):
-    """A manifest that is missing, unreadable, or of a dataset that XGBoost can't train on."""
 
 
 @dataclass(frozen=True)
@@ -32,73 +32,42 @@ def read_manifest(folder: Path, hyperparameters: Hyperparameters) -> Dataset:
 
     Raises InvalidManifest.
     """
-    path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InvalidManifest(f"{path} is missing: the channel 'manifest' must hold it") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InvalidManifest(f"{path} is not JSON: {error}") from error
-    try:
-        return _dataset(manifest, hyperparameters)
-    except (KeyError, TypeError) as error:
-        raise InvalidManifest(
-            f"{path} is not a dataset's manifest of version 1: {type(error).__name__} at {error}"
-        ) from error
-
-
-def _dataset(manifest: Mapping[str, Any], hyperparameters: Hyperparameters) -> Dataset:
-    if manifest["version"] != 1:
-        raise InvalidManifest(f"manifest version {manifest['version']!r}: expected 1")
-    spec, window = manifest["spec"], manifest["window"]
-    rows = {split: 0 for split in ("train", "validation", "test")}
-    for file in manifest["files"]:
-        rows[file["split"]] += file["rows"]
-    columns = [column for column in manifest["columns"] if "feature" in column["roles"]]
+    found = read_dataset(folder)
     return Dataset(
-        model=spec["model"],
-        partition=manifest["partition"],
-        description={
-            "fingerprint": manifest["fingerprint"],
-            "spec_digest": manifest["spec_digest"],
-            "window": {key: window[key] for key in ("start", "end", "full")},
-            "sampling": {key: spec[key] for key in ("row_key", "fraction", "seed")},
-            "split": {key: spec[key] for key in ("split_key", "salt", "splits")},
-            "rows": rows,
-            "dropped": manifest["dropped"],
-        },
-        features=_features(columns),
-        target=_target(manifest["target"], hyperparameters),
-        rows=rows,
+        model=found.model,
+        partition=found.partition,
+        description=found.card,
+        features=_features(found.features),
+        target=_target(found.target, hyperparameters),
+        rows=found.rows,
     )
 
 
-def _features(columns: list[Mapping[str, Any]]) -> tuple[Feature, ...]:
+def _features(columns: Sequence[DatasetColumn]) -> tuple[Feature, ...]:
     if not columns:
         raise InvalidManifest("the dataset has no feature: expected at least one")
-    others = [
-        f"{c['name']} ({c['kind']})" for c in columns if c["kind"] not in ("numeric", "categorical")
-    ]
+    features, others, without = [], [], []
+    for column in columns:
+        if column.kind == "numeric":
+            features.append(Feature(column.name, "numeric"))
+        elif column.kind != "categorical":
+            others.append(f"{column.name} ({column.kind})")
+        elif column.levels is None:
+            without.append(column.name)
+        else:
+            features.append(Feature(column.name, "categorical", column.levels))
     if others:
         raise InvalidManifest(
             f"XGBoost takes numeric and categorical features, not {', '.join(others)}: "
             "exclude them, or derive numbers from them in the dbt model"
         )
-    without = [c["name"] for c in columns if c["kind"] == "categorical" and c["levels"] is None]
     if without:
         raise InvalidManifest(f"categorical features without levels: {', '.join(without)}")
-    return tuple(
-        Feature(
-            name=column["name"],
-            kind=column["kind"],
-            levels=tuple(column["levels"]) if column["kind"] == "categorical" else None,
-        )
-        for column in columns
-    )
+    return tuple(features)
 
 
-def _target(target: Mapping[str, Any], hyperparameters: Hyperparameters) -> Target:
-    name, kind, classes = target["name"], target["kind"], target["classes"]
+def _target(target: DatasetTarget, hyperparameters: Hyperparameters) -> Target:
+    name, kind, classes = target.name, target.kind, target.classes
     task = OBJECTIVES[hyperparameters.objective].task
     log = hyperparameters.target_transform == "log"
     if task == "regression":
@@ -119,4 +88,4 @@ def _target(target: Mapping[str, Any], hyperparameters: Hyperparameters) -> Targ
             f"target {name!r} has {len(classes)} classes ({', '.join(classes[:10])}), and "
             f"{hyperparameters.objective} needs {'two' if task == 'binary' else 'at least two'}"
         )
-    return Target(name, "none", tuple(classes), False)
+    return Target(name, "none", classes, False)

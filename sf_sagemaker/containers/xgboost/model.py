@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import xgboost as xgb
 
-from sf_sagemaker.containers.errors import ContainerError
+from sf_sagemaker.containers.errors import GoldenRowMismatch, ModelUnusable, VersionMismatch
 from sf_sagemaker.containers.metrics import Task
 from sf_sagemaker.containers.xgboost.features import encode_features, encode_target
 from sf_sagemaker.containers.xgboost.model_card import MODEL_FILE, GoldenRow, ModelCard
@@ -15,18 +15,6 @@ from sf_sagemaker.containers.xgboost.model_card import MODEL_FILE, GoldenRow, Mo
 _BATCH_ROWS = 100_000
 _RELATIVE_TOLERANCE = 1e-4  # float32 sums in another order
 _ABSOLUTE_TOLERANCE = 1e-6
-
-
-class ModelUnusable(ContainerError):
-    """A model whose file is missing or broken."""
-
-
-class VersionMismatch(ContainerError):
-    """A model of another version of XGBoost, which may load and still predict something else."""
-
-
-class GoldenRowMismatch(ContainerError):
-    """A model that doesn't predict what it did when it was trained."""
 
 
 class XGBoostModel:

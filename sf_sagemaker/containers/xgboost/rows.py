@@ -11,24 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xgboost as xgb
 
-from sf_sagemaker.containers.errors import ContainerError
+from sf_sagemaker.containers.shards import parquet_files, read_batches
 from sf_sagemaker.containers.xgboost.features import (
     Feature,
     InvalidColumn,
-    MissingColumn,
     Target,
     encode_features,
     encode_target,
 )
 
 _BLOCK_BYTES = 16 * 1024 * 1024
-
-
-class CorruptShard(ContainerError):
-    """A Parquet file that can't be read, or whose columns are not those of the dataset."""
 
 
 class Rows:
@@ -69,7 +63,7 @@ def read_rows(
     targets = [rows.target]
     columns = list(dict.fromkeys([*(feature.name for feature in features), target.name]))
     for path in parquet_files(folder):
-        for batch in _batches(path, columns):
+        for batch in read_batches(path, columns, _batch_rows(columns)):
             check()
             try:
                 rows._append(encode_features(batch, features))
@@ -84,7 +78,7 @@ def read_head(folder: Path, columns: Sequence[str], count: int) -> pa.Table:
     """The first rows of the Parquet files under `folder`, at most `count`. Raises CorruptShard."""
     batches: list[pa.RecordBatch] = []
     for path in parquet_files(folder):
-        for batch in _batches(path, columns):
+        for batch in read_batches(path, columns, _batch_rows(columns)):
             missing = count - sum(each.num_rows for each in batches)
             if missing == 0:
                 return pa.Table.from_batches(batches)
@@ -92,31 +86,8 @@ def read_head(folder: Path, columns: Sequence[str], count: int) -> pa.Table:
     return pa.Table.from_batches(batches) if batches else pa.table({name: [] for name in columns})
 
 
-def parquet_files(folder: Path) -> list[Path]:
-    """The Parquet files under a folder at any depth, sorted; hidden ones don't count."""
-    return sorted(
-        path
-        for path in folder.rglob("*.parquet")
-        if path.is_file() and not path.name.startswith((".", "_"))
-    )
-
-
-def _batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            names = file.schema_arrow.names
-            lacking = [name for name in columns if name not in names]
-            if lacking:
-                raise MissingColumn(
-                    f"{path} lacks the columns {', '.join(lacking)}: it has {', '.join(names)}"
-                )
-            size = max(1024, _BLOCK_BYTES // (4 * len(columns)))
-            yield from file.iter_batches(batch_size=size, columns=list(columns))
-    except (pa.ArrowException, OSError) as error:
-        raise CorruptShard(
-            f"{path} is not a whole Parquet file ({path.stat().st_size} bytes): "
-            f"{str(error).splitlines()[0]}. Export the dataset again"
-        ) from error
+def _batch_rows(columns: Sequence[str]) -> int:
+    return max(1024, _BLOCK_BYTES // (4 * len(columns)))
 
 
 class MatrixBlocks(xgb.DataIter):

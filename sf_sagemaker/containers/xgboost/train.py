@@ -13,7 +13,7 @@ import pyarrow as pa
 import xgboost as xgb
 
 from sf_sagemaker.containers.environment import Environment, StopSignal, failing_unless_finished
-from sf_sagemaker.containers.errors import ContainerError
+from sf_sagemaker.containers.manifest import SPLITS, IncompleteDataset, count_rows
 from sf_sagemaker.containers.metrics import evaluate
 from sf_sagemaker.containers.reporter import Reporter, open_reporter
 from sf_sagemaker.containers.xgboost.boosting import Boosted, boost, check_labels
@@ -26,11 +26,6 @@ from sf_sagemaker.containers.xgboost.model_card import ModelCard
 from sf_sagemaker.containers.xgboost.rows import Rows, read_head, read_rows
 
 _GOLDEN_ROWS = 8
-_SPLITS = ("train", "validation", "test")
-
-
-class IncompleteDataset(ContainerError):
-    """Channels that don't hold the rows that the manifest counts."""
 
 
 def main(environment: Environment, stop: StopSignal) -> None:
@@ -68,7 +63,7 @@ def _train(environment: Environment, stop: StopSignal) -> None:
             split: read_rows(
                 environment.channel(split), dataset.features, dataset.target, stop.check
             )
-            for split in _SPLITS
+            for split in SPLITS
         }
         members = _hosts_with_rows(rows, dataset, hyperparameters, group)
         if not group.narrow(members):
@@ -76,7 +71,7 @@ def _train(environment: Environment, stop: StopSignal) -> None:
             return
         with open_reporter(leads=group.leads) as reporter:
             reporter.info(
-                f"rows: {_counts(dataset.rows)}; features: {len(dataset.features)}; hosts: "
+                f"rows: {count_rows(dataset.rows)}; features: {len(dataset.features)}; hosts: "
                 f"{len(members)}"
             )
             identity = _identity(environment, dataset)
@@ -108,9 +103,9 @@ def _hosts_with_rows(
     found |= {split: len(rows[split]) for split in ("validation", "test")}
     if found != dict(dataset.rows):
         raise IncompleteDataset(
-            f"the channels hold {_counts(found)} rows, and the manifest counts "
-            f"{_counts(dataset.rows)}: the channel `train` must be sharded over the hosts and the "
-            "others replicated, and all files of the dataset must be there"
+            f"the channels hold {count_rows(found)} rows, and the manifest counts "
+            f"{count_rows(dataset.rows)}: the channel `train` must be sharded over the hosts and "
+            "the others replicated, and all files of the dataset must be there"
         )
     filled = table[:, 0] > 0
     if not filled.any():
@@ -211,7 +206,3 @@ def _report(reporter: Reporter, model: XGBoostModel) -> None:
     )
     rounds = model.card.rounds
     reporter.info(f"trained {rounds['trained']} rounds; the model ends with round {rounds['best']}")
-
-
-def _counts(rows: Mapping[str, int]) -> str:
-    return ", ".join(f"{rows[split]} {split}" for split in _SPLITS)

@@ -1,0 +1,229 @@
+"""A fine-tuned model: loaded only on its own base, and where it answers as it did when trained."""
+
+import importlib.metadata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from sf_sagemaker.containers.errors import (
+    ContainerError,
+    GoldenRowMismatch,
+    ModelUnusable,
+    VersionMismatch,
+)
+from sf_sagemaker.containers.llm.base_model import BaseModel, BaseModelMismatch, find_base_model
+from sf_sagemaker.containers.llm.examples import (
+    Encoded,
+    Example,
+    cut_prompt,
+    encode,
+    encode_completion,
+)
+from sf_sagemaker.containers.llm.model_card import GoldenRow, ModelCard
+from sf_sagemaker.containers.llm.scoring import answer_scores, completion_losses, generate
+
+ADAPTER_FILE = "adapter_model.safetensors"
+
+_TOLERANCE = 0.02  # nats; float32 sums in another order, over thirty layers, stay far below
+_VERSIONED = ("transformers", "peft")
+
+
+class NoFixedAnswers(ContainerError):
+    """A question for the likeliest answer to a model whose completions are no fixed list."""
+
+
+class LanguageModel:
+    """A model with its tokenizer and card. Of prompts that are too long, it sees what training saw."""
+
+    def __init__(
+        self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, card: ModelCard
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.card = card
+
+    @property
+    def pad(self) -> int:
+        """The token that fills up short rows of a batch, where nothing looks at it."""
+        return pad_token(self.tokenizer)
+
+    def predict(self, prompts: Sequence[str]) -> list[str]:
+        """The likeliest of the card's answers to each prompt. Raises NoFixedAnswers."""
+        scores = self.answer_scores(prompts)
+        return [self.card.answers[i] for i in scores.argmax(1)]
+
+    def answer_scores(self, prompts: Sequence[str]) -> np.ndarray:
+        """The log-likelihood of each of the card's answers to each prompt, in nats.
+
+        float64 of shape (prompts, answers). Raises NoFixedAnswers.
+        """
+        if not self.card.answers:
+            raise NoFixedAnswers(
+                f"{self.card.model} was trained on more distinct completions than its "
+                "hyperparameter answers allows, so there is no list to rank: use generate"
+            )
+        answers = [encode_completion(answer, self.tokenizer) for answer in self.card.answers]
+        room = self.card.max_tokens - max(map(len, answers))
+        encoded = self._encode(prompts, room)
+        return answer_scores(self.model, encoded, answers, self.pad)
+
+    def answer_probabilities(self, prompts: Sequence[str]) -> np.ndarray:
+        """The probability of each of the card's answers, given that it is one of them.
+
+        float64 of shape (prompts, answers); rows add up to 1. Raises NoFixedAnswers.
+        """
+        scores = self.answer_scores(prompts)
+        likelihoods = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return likelihoods / likelihoods.sum(axis=1, keepdims=True)
+
+    def completion_loss(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
+        """The negative log-likelihood of each completion after its prompt, in nats.
+
+        float64 of shape (prompts,). Raises OverlongCompletion.
+        """
+        examples = [Example(*pair) for pair in zip(prompts, completions, strict=True)]
+        return self.losses(encode(examples, self.tokenizer, self.card.max_tokens))
+
+    def losses(self, encoded: Sequence[Encoded]) -> np.ndarray:
+        """As completion_loss, of encoded examples."""
+        return completion_losses(self.model, encoded, self.pad)
+
+    def generate(self, prompts: Sequence[str], max_tokens: int = 16) -> list[str]:
+        """What the model writes after each prompt, always the likeliest token."""
+        encoded = self._encode(prompts, self.card.max_tokens)
+        end = cast(int, self.tokenizer.eos_token_id)
+        rows = generate(self.model, encoded, self.pad, end, max_tokens)
+        return [str(self.tokenizer.decode(row)).strip() for row in rows]
+
+    @contextmanager
+    def untuned(self) -> Iterator[None]:
+        """Inside, the model answers as its base does."""
+        with self.model.disable_adapter():
+            yield
+
+    def save(self, folder: Path) -> None:
+        """Writes adapter and card into a folder; the base model stays where it is."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # a form that nobody has filled in
+        self.card.write(folder)
+
+    def _encode(self, prompts: Sequence[str], room: int) -> list[tuple[int, ...]]:
+        if not prompts:
+            return []
+        return [cut_prompt(ids, room) for ids in self.tokenizer(list(prompts))["input_ids"]]
+
+
+def load_base(base: BaseModel) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A base model in float32, on the machine's accelerator where it has one, and its tokenizer.
+
+    Raises ModelUnusable.
+    """
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.folder)
+        model = AutoModelForCausalLM.from_pretrained(
+            base.folder, dtype=torch.float32, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelUnusable(
+            f"the base model {base.name!r} in {base.folder} can't be loaded: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ModelUnusable(f"the tokenizer of {base.name!r} has no token that ends a text")
+    model.requires_grad_(False)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.nn.Module.to(model, device)
+    return model.eval(), tokenizer
+
+
+def load_model(folder: Path, base: str | None = None) -> LanguageModel:
+    """The model in a folder, on the base model that its card names, or that `base` names.
+
+    Raises InvalidModelCard, VersionMismatch, BaseModelMissing, BaseModelMismatch, ModelUnusable
+    and GoldenRowMismatch.
+    """
+    card = ModelCard.read(folder)
+    for library in _VERSIONED:
+        _check_version(library, card.library_versions[library], folder)
+    found = find_base_model(base or card.base_model["name"])
+    if found.digest != card.base_model["digest"]:
+        raise BaseModelMismatch(
+            f"{folder} was trained on {card.base_model['name']} with the digest "
+            f"{card.base_model['digest']}, and {found.name} in {found.folder} has {found.digest}: "
+            "an adapter fits its own base only. Name that base, or train the model again"
+        )
+    model, tokenizer = load_base(found)
+    if not (folder / ADAPTER_FILE).is_file():
+        raise ModelUnusable(f"{folder / ADAPTER_FILE} is missing: fetch the artifact again")
+    try:
+        adapted = PeftModel.from_pretrained(model, str(folder))
+    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
+        raise ModelUnusable(
+            f"the adapter in {folder} is not whole or not of this base "
+            f"({str(error).splitlines()[0]}): fetch the model's artifact again, or train it again"
+        ) from error
+    loaded = LanguageModel(adapted.eval(), tokenizer, card)
+    _check_golden_rows(loaded, folder)
+    return loaded
+
+
+def golden_rows(model: LanguageModel, examples: Sequence[Example]) -> tuple[GoldenRow, ...]:
+    """Examples with the losses that the model makes of them."""
+    losses = model.completion_loss(
+        [example.prompt for example in examples], [example.completion for example in examples]
+    )
+    return tuple(
+        GoldenRow(example.prompt, example.completion, float(loss))
+        for example, loss in zip(examples, losses, strict=True)
+    )
+
+
+def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """A token to fill rows up with: any will do, because it is masked."""
+    pad = tokenizer.pad_token_id
+    return cast(int, tokenizer.eos_token_id if pad is None else pad)
+
+
+def _check_version(library: str, trained_with: str, folder: Path) -> None:
+    installed = importlib.metadata.version(library)
+    if _release(installed) != _release(trained_with):
+        raise VersionMismatch(
+            f"{folder} was trained with {library} {trained_with}, and {library} {installed} is "
+            f"installed: install {_release(trained_with)}, or train the model again"
+        )
+
+
+def _release(version: str) -> str:
+    """The part of a version within which behaviour is kept: the major, or the minor below 1."""
+    parts = version.split(".")
+    return ".".join(parts[:2] if parts[0] == "0" else parts[:1])
+
+
+def _check_golden_rows(model: LanguageModel, folder: Path) -> None:
+    rows = model.card.golden_rows
+    if not rows:
+        return
+    found = model.completion_loss([row.prompt for row in rows], [row.completion for row in rows])
+    expected = np.array([row.loss for row in rows])
+    if not np.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
+        raise GoldenRowMismatch(
+            f"the model in {folder} has the losses {found.round(4).tolist()} on its golden rows, "
+            f"and had {expected.round(4).tolist()} when it was trained: its files don't belong "
+            "together, or the libraries compute something else. Fetch the artifact again, or train "
+            "the model again"
+        )

@@ -1,0 +1,106 @@
+"""A second model is one new folder with one defs.yaml: another table, cadence and kind of target."""
+
+from collections.abc import Callable
+
+import dagster as dg
+import duckdb
+import pytest
+from locations import Location, Project, failure_of, metadata_of
+
+pytestmark = pytest.mark.slow
+
+CHURN = """
+type: sf_sagemaker.components.XGBoostModel
+attributes:
+  name: churn
+  source: {table: analytics.subscriptions}
+  row_key: [customer_id, billing_month]
+  split_key: customer_id
+  event_time: billing_month
+  target: churned
+  partitions: {every: month, start: "2023-01-01", end: "2024-01-01"}
+  sample: {window: 3 months, fraction: 0.5, seed: 3}
+  hyperparameters: {objective: "binary:logistic", num_round: 40, max_depth: 3, eta: 0.3}
+  compute: {instance_count: 2}
+  evaluation: {metric: auc, baseline_by: plan}
+  owners: ["team:billing"]
+"""
+DATASET, MODEL = "churn/sampled_training_dataset", "churn/trained_xgboost_model"
+
+
+def subscriptions(location: Location) -> None:
+    """12 months of 2,000 customers whose churn follows plan, usage and complaints, with gaps."""
+    with duckdb.connect(str(location.home / "warehouse.duckdb")) as connection:
+        connection.execute("select setseed(0.5)")
+        connection.execute("""
+            create schema analytics;
+            create table analytics.subscriptions as
+            select
+                customer_id,
+                cast(month as date) as billing_month,
+                case customer_id % 3 when 0 then 'basic' when 1 then 'family' else 'pro' end as plan,
+                case when random() < 0.1 then null else random() * 30 end as hours_used,
+                cast(floor(random() * 4) as integer) as complaints,
+                random() * 6 + complaints * 1.5 + case customer_id % 3 when 0 then 1 else 0 end
+                    - coalesce(hours_used, 15) / 10 > 5 as churned
+            from range(2000) as customers(customer_id),
+                generate_series(date '2023-01-01', date '2023-12-01', interval 1 month) as m(month)
+        """)
+
+
+@pytest.fixture
+def churn(project: Project, located: Callable[[], Location]) -> Location:
+    project.add("churn", CHURN)
+    location = located()
+    subscriptions(location)
+    return location
+
+
+def test_one_yaml_file_makes_a_classifier_of_another_table(churn: Location) -> None:
+    result = churn.materialize([DATASET, MODEL], "2023-06-01")
+    assert result.success, failure_of(result)
+    dataset, model = metadata_of(result, DATASET), metadata_of(result, MODEL)
+    assert dataset["window"].startswith("[2023-04-01")
+    assert 2_600 < dataset["dagster/row_count"] < 3_400  # half of three months of 2,000 customers
+    assert dataset["not_sampled"] == 6_000 - dataset["dagster/row_count"]
+    for rows in ("validation", "test", "next_period"):
+        assert model[f"{rows}_auc"] > model[f"{rows}_baseline_auc"] + 0.1, rows
+        assert 0 < model[f"{rows}_log_loss"] < model[f"{rows}_baseline_log_loss"], rows
+    assert model["next_period_rows"] == 2_000
+    [check] = [e for e in result.get_asset_check_evaluations() if e.check_name == "beats_baseline"]
+    assert check.passed
+    assert check.metadata["metric"].value == "auc"
+
+
+def test_its_definitions_are_complete(churn: Location) -> None:
+    graph = churn.definitions.resolve_asset_graph()
+    node = graph.get(dg.AssetKey(MODEL.split("/")))
+    assert node.group_name == "churn"
+    assert node.owners == ["team:billing"]
+    assert node.kinds >= {"xgboost"}
+    assert graph.get(dg.AssetKey(DATASET.split("/"))).parent_keys == {
+        dg.AssetKey(["analytics", "subscriptions"])
+    }
+    assert churn.definitions.resolve_job_def("churn_training")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ("update analytics.subscriptions set churned = null", "target"),
+        ("update analytics.subscriptions set churned = true", "class"),
+        ("insert into analytics.subscriptions select * from analytics.subscriptions limit 1", "twice"),
+        ("update analytics.subscriptions set customer_id = null where customer_id = 7", "null"),
+        ("alter table analytics.subscriptions drop column plan", "plan"),
+        ("delete from analytics.subscriptions where billing_month = '2023-06-01'", "no rows"),
+        ("drop table analytics.subscriptions", "subscriptions"),
+    ],
+)
+def test_bad_rows_fail_before_anything_is_stored(churn: Location, damage: str, says: str) -> None:
+    with duckdb.connect(str(churn.home / "warehouse.duckdb")) as connection:
+        connection.execute(damage)
+    result = churn.materialize([DATASET, MODEL], "2023-06-01")
+    assert not result.success
+    assert says in failure_of(result).lower()
+    assert not list((churn.home / "storage").rglob("*.parquet"))
+    assert not (churn.home / "storage" / "training-jobs").exists()

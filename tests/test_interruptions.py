@@ -1,0 +1,113 @@
+"""Runs that die or meet: real run processes over one deployment, killed and started at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from locations import REPOSITORY, Location, own_deployment
+
+pytestmark = pytest.mark.slow
+
+RAW = "raw/house_sales"
+FEATURES = "staging/stg_house_sales,features/house_price_features"
+DATASET = "house_prices/sampled_training_dataset"
+MODEL = "house_prices/trained_xgboost_model"
+WEEK = "2014-12-29"
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Location]:
+    """Raw rows, features and the dataset of WEEK; no model yet."""
+    from sf_sagemaker.definitions import defs
+
+    home = tmp_path_factory.mktemp("deployment") / "home"
+    with own_deployment(home) as instance:
+        location = Location(defs(), instance, home)
+        weeks = ("2014-09-08", "2015-01-05")
+        assert location.materialize([RAW], partitions=weeks).success
+        assert location.materialize(FEATURES.split(","), partitions=weeks).success
+        assert location.materialize([DATASET], WEEK).success
+        yield location
+
+
+def launch(location: Location, assets: str, partition: str) -> subprocess.Popen[str]:
+    """A run of its own, in a process group of its own."""
+    return subprocess.Popen(
+        [
+            str(Path(sys.executable).with_name("dg")), "launch",
+            "--assets", ",".join(f"key:{key}" for key in assets.split(",")), "--partition", partition,
+        ],
+        cwd=REPOSITORY,
+        env={
+            **os.environ,
+            "DAGSTER_HOME": str(location.home / "dagster"),
+            "SF_SAGEMAKER_HOME": str(location.home),
+            "VIRTUAL_ENV": str(Path(sys.executable).parent.parent),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def jobs(location: Location) -> list[Path]:
+    return sorted((location.home / "storage" / "training-jobs").glob("house-prices-*"))
+
+
+def status(job: Path) -> str:
+    try:
+        return json.loads((job / "status.json").read_text())["status"]
+    except FileNotFoundError:
+        return "none"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def materializations(location: Location, key: str) -> list[dg.AssetMaterialization]:
+    records = location.instance.fetch_materializations(
+        dg.AssetKey(key.split("/")), limit=100
+    ).records
+    found = (record.asset_materialization for record in records)
+    return [materialization for materialization in found if materialization is not None]
+
+
+def test_a_run_killed_while_training_leaves_a_job_that_the_next_run_adopts(
+    deployment: Location,
+) -> None:
+    run = launch(deployment, MODEL, WEEK)
+    wait_until(lambda: any(status(job) == "InProgress" for job in jobs(deployment)))
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    [job] = jobs(deployment)
+    assert not materializations(deployment, MODEL)
+
+    output, _ = launch(deployment, MODEL, WEEK).communicate(timeout=120)
+    [materialization] = materializations(deployment, MODEL)
+    assert jobs(deployment) == [job], output
+    assert materialization.metadata["adopted"].value is True
+    assert materialization.metadata["training_job"].value == job.name
+
+
+def test_two_runs_of_one_partition_at_once_share_one_job(deployment: Location) -> None:
+    week = "2014-12-22"
+    before = len(jobs(deployment))
+    runs = [launch(deployment, f"{DATASET},{MODEL}", week) for _ in range(2)]
+    outputs = [run.communicate(timeout=180)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
+    assert len(jobs(deployment)) == before + 1
+    of_the_week = [m for m in materializations(deployment, MODEL) if m.partition == week]
+    assert sorted(bool(m.metadata["adopted"].value) for m in of_the_week) == [False, True]
