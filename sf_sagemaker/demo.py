@@ -73,7 +73,9 @@ class Demo:
         if not result.success:
             raise StepFailed(f"{title}: {_first_failure(result)}")
         metadata = {
-            event.asset_key: {name: value.value for name, value in event.materialization.metadata.items()}
+            event.asset_key: {
+                name: value.value for name, value in event.materialization.metadata.items()
+            }
             for event in result.get_asset_materialization_events()
             if event.asset_key is not None
         }
@@ -103,7 +105,9 @@ def main() -> int:
 
 def _build(demo: Demo) -> list[list[str]]:
     weeks = (FIRST_WEEK, LAST_WEEK)
-    landed = demo.run(f"landing raw/house_sales, {weeks[0]} to {weeks[1]}", [RAW], partition_range=weeks)
+    landed = demo.run(
+        f"landing raw/house_sales, {weeks[0]} to {weeks[1]}", [RAW], partition_range=weeks
+    )
     rows = landed.metadata[RAW]
     print(f"  {rows['dagster/row_count']:,} rows in {rows['periods']} weeks  {_took(landed)}")
 
@@ -111,13 +115,17 @@ def _build(demo: Demo) -> list[list[str]]:
     if rows["changed_periods"] == 0 and _is_current(demo, models):
         print("▸ dbt models: nothing landed or changed since they were built")
     else:
-        built = demo.run("dbt build: staging, features and their tests", models, partition_range=weeks)
+        built = demo.run(
+            "dbt build: staging, features and their tests", models, partition_range=weeks
+        )
         count = built.metadata[FEATURES].get("dagster/row_count")
         print(f"  {count:,} rows of features  {_took(built)}")
 
     table = []
     for week in MODEL_WEEKS:
-        step = demo.run(f"house_prices of {week}: dataset and model", [DATASET, MODEL], partition=week)
+        step = demo.run(
+            f"house_prices of {week}: dataset and model", [DATASET, MODEL], partition=week
+        )
         dataset, model = step.metadata[DATASET], step.metadata[MODEL]
         how = "adopted" if model["adopted"] else "trained"
         print(
@@ -176,9 +184,13 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
         "week", "rows", "error, test", "error, next week", "baseline, next week", "job", "time", "artifact",
     ]  # fmt: skip
     widths = [max(len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
-    print("\nhouse_prices: median absolute percentage error; the baseline is the zip code's median price\n")
+    print(
+        "\nhouse_prices: median absolute percentage error; the baseline is the zip code's median price\n"
+    )
     for row in [headings, ["-" * width for width in widths], *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 if __name__ == "__main__":

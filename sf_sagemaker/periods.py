@@ -105,9 +105,13 @@ class Cadence:
             "year": self.start.day == 1 and self.start.month == 1,
         }.get(self.every, True)
         if not aligned:
-            raise InvalidPeriod(f"start {self.start:%Y-%m-%d} is not the first day of a {self.every}")
+            raise InvalidPeriod(
+                f"start {self.start:%Y-%m-%d} is not the first day of a {self.every}"
+            )
         if self.end is not None and self.end <= self.start:
-            raise InvalidPeriod(f"end {self.end:%Y-%m-%d} must be later than start {self.start:%Y-%m-%d}")
+            raise InvalidPeriod(
+                f"end {self.end:%Y-%m-%d} must be later than start {self.start:%Y-%m-%d}"
+            )
 
     def period(self, key: str) -> Period:
         """The period that a partition key names.
@@ -122,8 +126,7 @@ class Cadence:
         if period is None or period.start != start:
             raise InvalidPeriod(
                 f"no {self.every} starts on {key}: periods start on {self.start:%Y-%m-%d} and every "
-                f"{self.every} from there"
-                + (f" until {self.end:%Y-%m-%d}" if self.end else "")
+                f"{self.every} from there" + (f" until {self.end:%Y-%m-%d}" if self.end else "")
             )
         return period
 

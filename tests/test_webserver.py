@@ -32,7 +32,14 @@ def webserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [str(Path(sys.executable).with_name("dg")), "dev", "--host", "127.0.0.1", "--port", str(port)],
+        [
+            str(Path(sys.executable).with_name("dg")),
+            "dev",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ],
         cwd=REPOSITORY,
         env={
             **os.environ,
@@ -114,7 +121,9 @@ def test_a_range_is_backfilled_from_the_webserver_and_its_pages_show_it(webserve
     assert asset["description"]
     assert asset["owners"] == [{"team": "analytics"}]
     assert set(asset["kinds"]) >= {"dbt", "duckdb"}
-    assert {tuple(key["path"]) for key in asset["dependencyKeys"]} == {("staging", "stg_house_sales")}
+    assert {tuple(key["path"]) for key in asset["dependencyKeys"]} == {
+        ("staging", "stg_house_sales")
+    }
     assert {"dagster/code_references", "dagster/column_schema"} <= {
         entry["label"] for entry in asset["metadataEntries"]
     }

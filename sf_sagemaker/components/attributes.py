@@ -155,3 +155,20 @@ class Retraining(dg.Model, dg.Resolvable):
         description="manual: a person, a job or a backfill. every_period: each period whose source "
         "has landed and passed its blocking checks is trained once, by itself.",
     )
+
+    def automation_condition(self) -> dg.AutomationCondition | None:
+        """The condition under which Dagster asks for a period of the dataset or of the model.
+
+        A period that failed is not asked for again: whoever mends the cause also launches it.
+        """
+        if self.mode == "manual":
+            return None
+        condition = dg.AutomationCondition
+        return (
+            condition.missing()
+            & ~condition.in_progress()
+            & ~condition.execution_failed()
+            & ~condition.any_deps_missing()
+            & ~condition.any_deps_in_progress()
+            & condition.all_deps_blocking_checks_passed()
+        )

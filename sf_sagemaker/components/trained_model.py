@@ -13,6 +13,7 @@ from pydantic import Field
 
 from sf_sagemaker.components import plots
 from sf_sagemaker.components.attributes import Compute
+from sf_sagemaker.components.errors import suggest
 from sf_sagemaker.containers import program_files
 from sf_sagemaker.containers.metrics import METRICS
 from sf_sagemaker.errors import SfSagemakerError
@@ -38,6 +39,10 @@ _CHECK = "beats_baseline"
 
 class DatasetMissing(SfSagemakerError):
     """A partition without a committed dataset of the present configuration."""
+
+
+class BaselineColumnMissing(SfSagemakerError):
+    """A dataset without the column whose groups the baseline answers for."""
 
 
 class TrainedModelConfig(dg.Config):
@@ -108,6 +113,7 @@ def trained_xgboost_model(
         from sf_sagemaker.containers.xgboost.model import load_model
 
         manifest, folder = _dataset(storage, spec, context.partition_key)
+        _check_baseline_column(manifest, judgement.baseline_by)
         job = TrainingJob(
             model=spec.model,
             partition=context.partition_key,
@@ -168,8 +174,17 @@ def _dataset(storage: Storage, spec: DatasetSpec, partition: str) -> tuple[Manif
     return found
 
 
+def _check_baseline_column(manifest: Manifest, by: str | None) -> None:
+    columns = [column.name for column in manifest.columns]
+    if by is not None and by.lower() not in columns:
+        raise BaselineColumnMissing(
+            f"evaluation.baseline_by is {by!r}, which is no column of the dataset of {manifest.model} "
+            f"for {manifest.partition}. {suggest(by, columns)}"
+        )
+
+
 def _baseline(storage: Storage, manifest: Manifest, folder: str, by: str | None) -> Baseline:
-    target = manifest.target
+    target, by = manifest.target, by.lower() if by else None
     columns = [target.name] if by is None else [target.name, by]
     train = read_split(storage, manifest, folder, "train", columns=columns)
     return fit_baseline(train, target.name, by=by, classes=target.classes)

@@ -115,16 +115,10 @@ class XGBoostModel(Component):
         relation, source_key = self._source(context)
         spec = self._spec(relation)
         partitions_def = self.partitions.definition()
-        automation = (
-            dg.AutomationCondition.eager()
-            & dg.AutomationCondition.all_deps_blocking_checks_passed()
-            if self.retraining.mode == "every_period"
-            else None
-        )
         common = {
             "cadence": self.partitions.cadence(),
             "partitions_def": partitions_def,
-            "automation_condition": automation,
+            "automation_condition": self.retraining.automation_condition(),
             "group": self.group or self.name,
             "owners": self.owners,
             "tags": self.tags,

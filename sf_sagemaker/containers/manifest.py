@@ -8,7 +8,7 @@ from typing import Any
 
 from sf_sagemaker.containers.errors import ContainerError
 
-SPLITS = ("train", "validation", "test")
+SPLITS: tuple[str, ...] = ("train", "validation", "test")
 
 
 class InvalidManifest(ContainerError):

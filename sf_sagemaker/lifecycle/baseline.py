@@ -52,7 +52,12 @@ def fit_baseline(
 
         if classes is None:
             return np.array([values.median()], dtype=float)
-        return values.astype(str).value_counts(normalize=True).reindex(list(classes), fill_value=0).to_numpy()
+        return (
+            values.astype(str)
+            .value_counts(normalize=True)
+            .reindex(list(classes), fill_value=0)
+            .to_numpy()
+        )
 
     answers = (
         {group: answer(part[target]) for group, part in frame.groupby(by)} if by is not None else {}

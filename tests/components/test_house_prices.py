@@ -47,9 +47,9 @@ def test_the_dataset_says_what_it_holds(trained: dg.ExecuteInProcessResult) -> N
     assert metadata["window"] == "[2014-09-08, 2015-01-05)"
     assert metadata["window_full"] is True
     assert metadata["missing_periods"] == "none"
-    assert len(metadata["window_periods"]) == 17
+    assert len(metadata["window_periods"].records) == 17
     assert "md5" in metadata["sql"]
-    assert len(metadata["sample"]) == 8
+    assert len(metadata["sample"].records) == 8
     assert "data:image/png;base64," in metadata["target_distribution"]
     assert metadata["missing_target"] == metadata["not_sampled"] == 0
 

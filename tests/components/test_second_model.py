@@ -31,20 +31,26 @@ DATASET, MODEL = "churn/sampled_training_dataset", "churn/trained_xgboost_model"
 def subscriptions(location: Location) -> None:
     """12 months of 2,000 customers whose churn follows plan, usage and complaints, with gaps."""
     with duckdb.connect(str(location.home / "warehouse.duckdb")) as connection:
-        connection.execute("select setseed(0.5)")
+        connection.execute("set threads = 1; select setseed(0.5)")
         connection.execute("""
             create schema analytics;
             create table analytics.subscriptions as
+            with usage as (
+                select
+                    customer_id,
+                    cast(month as date) as billing_month,
+                    ['basic', 'family', 'pro'][1 + customer_id % 3] as plan,
+                    if(random() < 0.1, null, random() * 30) as hours_used,
+                    cast(floor(random() * 4) as integer) as complaints,
+                    random() as luck
+                from range(2000) as customers(customer_id),
+                    generate_series(date '2023-01-01', date '2023-12-01', interval 1 month) as m(month)
+            )
             select
-                customer_id,
-                cast(month as date) as billing_month,
-                case customer_id % 3 when 0 then 'basic' when 1 then 'family' else 'pro' end as plan,
-                case when random() < 0.1 then null else random() * 30 end as hours_used,
-                cast(floor(random() * 4) as integer) as complaints,
-                random() * 6 + complaints * 1.5 + case customer_id % 3 when 0 then 1 else 0 end
-                    - coalesce(hours_used, 15) / 10 > 5 as churned
-            from range(2000) as customers(customer_id),
-                generate_series(date '2023-01-01', date '2023-12-01', interval 1 month) as m(month)
+                * exclude (luck),
+                luck * 4 + complaints * 1.5 + if(plan = 'basic', 1.5, 0) - coalesce(hours_used, 15) / 10
+                    > 3.5 as churned
+            from usage
         """)
 
 
@@ -88,10 +94,14 @@ def test_its_definitions_are_complete(churn: Location) -> None:
     ("damage", "says"),
     [
         ("update analytics.subscriptions set churned = null", "target"),
-        ("update analytics.subscriptions set churned = true", "class"),
-        ("insert into analytics.subscriptions select * from analytics.subscriptions limit 1", "twice"),
+        ("update analytics.subscriptions set churned = true", "every row"),
+        (
+            "insert into analytics.subscriptions "
+            "select * from analytics.subscriptions where billing_month = '2023-05-01' limit 1",
+            "(2 rows)",
+        ),
         ("update analytics.subscriptions set customer_id = null where customer_id = 7", "null"),
-        ("alter table analytics.subscriptions drop column plan", "plan"),
+        ("alter table analytics.subscriptions drop column churned", "churned"),
         ("delete from analytics.subscriptions where billing_month = '2023-06-01'", "no rows"),
         ("drop table analytics.subscriptions", "subscriptions"),
     ],
@@ -103,4 +113,13 @@ def test_bad_rows_fail_before_anything_is_stored(churn: Location, damage: str, s
     assert not result.success
     assert says in failure_of(result).lower()
     assert not list((churn.home / "storage").rglob("*.parquet"))
+    assert not (churn.home / "storage" / "training-jobs").exists()
+
+
+def test_a_missing_baseline_column_fails_before_a_job_is_started(churn: Location) -> None:
+    with duckdb.connect(str(churn.home / "warehouse.duckdb")) as connection:
+        connection.execute("alter table analytics.subscriptions drop column plan")
+    result = churn.materialize([DATASET, MODEL], "2023-06-01")
+    assert not result.success
+    assert "baseline_by is 'plan'" in failure_of(result)
     assert not (churn.home / "storage" / "training-jobs").exists()

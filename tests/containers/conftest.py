@@ -4,9 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from containers.training_container import Container, Tables
@@ -46,8 +44,12 @@ def houses() -> Tables:
         ["price", "bedrooms", "sqft_living", "grade", "lat", "long", "waterfront", "zipcode"]
     )
     chosen = chosen.slice(3000, 4000)
-    missing = pa.array(np.arange(4000) % 50 == 0)
-    sizes = pc.if_else(missing, pa.scalar(None, pa.int64()), chosen["sqft_living"])
+    sizes = pa.array(
+        [
+            None if row % 50 == 0 else size
+            for row, size in enumerate(chosen["sqft_living"].to_pylist())
+        ]
+    )
     zipcodes = chosen["zipcode"].cast(pa.string())
     chosen = chosen.set_column(2, "sqft_living", sizes).set_column(7, "zipcode", zipcodes)
     return {

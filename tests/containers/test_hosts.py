@@ -43,8 +43,14 @@ def test_two_hosts_make_one_model_of_all_rows(container: Container, houses: Tabl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("without", ["algo-1", "algo-2", "algo-3"])
-@pytest.mark.parametrize("objective", ["reg:squarederror", "reg:absoluteerror"])
+@pytest.mark.parametrize(
+    ("without", "objective"),
+    [
+        ("algo-1", "reg:absoluteerror"),  # its leaves need the rows of every host
+        ("algo-2", "reg:squarederror"),
+        ("algo-3", "reg:absoluteerror"),
+    ],
+)
 def test_a_host_without_rows_is_left_out(
     container: Container, houses: Tables, without: str, objective: str
 ) -> None:
@@ -69,7 +75,11 @@ def test_a_host_without_rows_is_left_out(
 def test_one_host_of_two_has_all_rows(container: Container, houses: Tables) -> None:
     container.hosts = ["algo-1", "algo-2"]
     tables = one_shard(houses)
-    container.write({**tables, "train": [tables["train"][0].slice(0, 0), tables["train"][0]]}, target="price", kind="positive")
+    container.write(
+        {**tables, "train": [tables["train"][0].slice(0, 0), tables["train"][0]]},
+        target="price",
+        kind="positive",
+    )
     ended = container.run_all(**SETTINGS)
     assert [each.status for each in ended.values()] == [0, 0], ended
     alone = Container(container.folder / "alone", container.code)

@@ -2,13 +2,15 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import xgboost
-from containers.training_container import Container, Tables, one_shard
+from containers.training_container import Container, Tables, one_shard, with_target
 
 from sf_sagemaker.containers.metrics import evaluate
 from sf_sagemaker.containers.xgboost.features import InvalidColumn, MissingColumn
@@ -29,7 +31,10 @@ def test_regression_on_log_prices(container: Container, houses: Tables) -> None:
     finished = container.run(**LOG_PRICE)
     assert finished.status == 0, finished.output
     assert finished.failure is None
-    assert sorted(path.name for path in finished.model.iterdir()) == ["model-card.json", "model.ubj"]
+    assert sorted(path.name for path in finished.model.iterdir()) == [
+        "model-card.json",
+        "model.ubj",
+    ]
 
     model = load_model(finished.model)
     test = houses["test"][0]
@@ -93,9 +98,7 @@ def test_another_seed_makes_another_model(container: Container, houses: Tables) 
 
 def test_early_stopping_keeps_the_best_round(container: Container, houses: Tables) -> None:
     container.write(one_shard(houses), target="price", kind="positive")
-    finished = container.run(
-        **{**LOG_PRICE, "num_round": 500, "eta": 0.5}, early_stopping_rounds=5
-    )
+    finished = container.run(**{**LOG_PRICE, "num_round": 500, "eta": 0.5}, early_stopping_rounds=5)
     card = finished.card
     curve = card["learning_curve"]["validation"]["rmse"]
     best = card["rounds"]["best"]
@@ -110,7 +113,9 @@ def test_progress_is_about_twenty_lines(container: Container, houses: Tables) ->
     container.write(one_shard(houses), target="price", kind="positive")
     lines = [
         line
-        for line in container.run(**{**LOG_PRICE, "num_round": 200, "max_depth": 2}).output.splitlines()
+        for line in container.run(
+            **{**LOG_PRICE, "num_round": 200, "max_depth": 2}
+        ).output.splitlines()
         if line.startswith("[") and "train-rmse=" in line
     ]
     assert len(lines) == 21
@@ -120,15 +125,9 @@ def test_progress_is_about_twenty_lines(container: Container, houses: Tables) ->
 
 
 def test_two_classes(container: Container, houses: Tables) -> None:
-    tables = {
-        split: [
-            table.drop_columns(["price"]).append_column(
-                "segment", pa.array(["high" if p > 450_000 else "low" for p in table["price"].to_pylist()])
-            )
-            for table in one_shard(houses)[split]
-        ]
-        for split in houses
-    }
+    tables = with_target(
+        houses, "price", "segment", lambda _, price: "high" if price > 450_000 else "low"
+    )
     container.write(tables, target="segment", kind="class", classes=("high", "low"))
     finished = container.run(
         objective="binary:logistic", num_round=40, eval_metric="auc", early_stopping_rounds=10
@@ -149,15 +148,7 @@ def test_two_classes(container: Container, houses: Tables) -> None:
 
 
 def test_a_numeric_target_of_zeros_and_ones(container: Container, houses: Tables) -> None:
-    tables = {
-        split: [
-            table.drop_columns(["price"]).append_column(
-                "dear", pa.array([int(p > 450_000) for p in table["price"].to_pylist()])
-            )
-            for table in one_shard(houses)[split]
-        ]
-        for split in houses
-    }
+    tables = with_target(houses, "price", "dear", lambda _, price: int(price > 450_000))
     container.write(tables, target="dear", kind="numeric")
     finished = container.run(objective="binary:logistic", num_round=20)
     assert finished.status == 0, finished.output
@@ -166,15 +157,7 @@ def test_a_numeric_target_of_zeros_and_ones(container: Container, houses: Tables
 
 
 def test_several_classes(container: Container, houses: Tables) -> None:
-    tables = {
-        split: [
-            table.drop_columns(["grade"]).append_column(
-                "level", pa.array([f"g{min(max(g, 6), 9)}" for g in table["grade"].to_pylist()])
-            )
-            for table in one_shard(houses)[split]
-        ]
-        for split in houses
-    }
+    tables = with_target(houses, "grade", "level", lambda _, grade: f"g{min(max(grade, 6), 9)}")
     container.write(tables, target="level", kind="class", classes=("g6", "g7", "g8", "g9"))
     finished = container.run(objective="multi:softprob", num_round=15, max_depth=4)
     assert finished.status == 0, finished.output
@@ -207,7 +190,9 @@ def test_categories_and_missing_values(container: Container) -> None:
     model = load_model(container.run(objective="reg:squarederror", num_round=40).model)
 
     def predict(kind: str | None, size: float | None = 1.0) -> float:
-        table = pa.table({"kind": pa.array([kind], pa.string()), "size": pa.array([size], pa.float64())})
+        table = pa.table(
+            {"kind": pa.array([kind], pa.string()), "size": pa.array([size], pa.float64())}
+        )
         return model.predict(table)[0]
 
     assert predict("a") == pytest.approx(1, abs=0.2)
@@ -225,7 +210,9 @@ def test_prediction_takes_what_it_needs(container: Container, houses: Tables) ->
     test = houses["test"][0]
     expected = model.predict(test)
     shuffled = test.select(sorted(test.column_names, reverse=True))
-    assert model.predict(shuffled.append_column("more", test["price"])).tolist() == expected.tolist()
+    assert (
+        model.predict(shuffled.append_column("more", test["price"])).tolist() == expected.tolist()
+    )
     with pytest.raises(MissingColumn, match="'grade'"):
         model.predict(test.drop_columns(["grade"]))
     text = test.set_column(3, "grade", test["grade"].cast(pa.string()))
@@ -234,8 +221,7 @@ def test_prediction_takes_what_it_needs(container: Container, houses: Tables) ->
 
 
 def test_a_dataset_without_test_rows(container: Container, houses: Tables) -> None:
-    tables = one_shard(houses)
-    empty = {**tables, "validation": [], "test": []}
+    empty: Tables = {"train": houses["train"][:1], "validation": [], "test": []}
     container.write(empty, target="price", kind="positive")
     finished = container.run(**{**LOG_PRICE, "num_round": 5})
     assert finished.status == 0, finished.output
@@ -251,14 +237,14 @@ def test_only_the_program_runs(container: Container, houses: Tables, code: Path)
         "print(json.dumps(mine))\n"
         "print(json.dumps([n for n in ('pandas', 'dagster', 'pydantic', 'duckdb') if n in sys.modules]))\n"
     )
-    import subprocess
-    import sys
-
     out = subprocess.run(
         [sys.executable, "probe.py"], cwd=code, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     (code / "probe.py").unlink()
     mine = json.loads(out[0])
     assert all(Path(file).is_relative_to(code) for file in mine.values())
-    assert all(name == "sf_sagemaker" or name.startswith("sf_sagemaker.containers") for name in mine)
-    assert {name for name in json.loads(out[1])} <= {"pandas"}  # xgboost brings it where it is there
+    assert all(
+        name == "sf_sagemaker" or name.startswith("sf_sagemaker.containers") for name in mine
+    )
+    # xgboost imports pandas where it is installed; nothing of the rest belongs in the container.
+    assert set(json.loads(out[1])) <= {"pandas"}

@@ -7,13 +7,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sf_sagemaker.warehouse.dataset import (
@@ -87,6 +86,7 @@ class Container:
     code: Path
     hosts: list[str] = field(default_factory=lambda: ["algo-1"])
     port: int = 9099
+    entry_point: str = "train_xgboost.py"
     environment: dict[str, str] = field(default_factory=dict)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -145,7 +145,7 @@ class Container:
         log = self.folder / f"{host}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "train_xgboost.py"],
+                [sys.executable, self.entry_point],
                 cwd=self.code,
                 env=environment,
                 stdout=file,
@@ -179,7 +179,7 @@ def manifest_of(
     columns = []
     for name in everything.column_names:
         text = pa.types.is_string(everything.schema.field(name).type)
-        levels = pc.unique(train[name]).drop_null().to_pylist() if text and name != target else None
+        levels = train[name].unique().drop_null().to_pylist() if text and name != target else None
         columns.append(
             Column(
                 name=name,
@@ -244,3 +244,14 @@ def manifest_of(
 def one_shard(tables: Tables) -> Tables:
     """The same rows with one shard a split."""
     return {split: [pa.concat_tables(parts)] for split, parts in tables.items()}
+
+
+def with_target(
+    tables: Tables, drop: str, name: str, value: Callable[[Split, Any], object]
+) -> Tables:
+    """One shard a split, with a column made into a target: `value` of its split and old value."""
+    made: dict[Split, list[pa.Table]] = {}
+    for split, (table,) in one_shard(tables).items():
+        values = pa.array([value(split, old) for old in table[drop].to_pylist()])
+        made[split] = [table.drop_columns([drop]).append_column(name, values)]
+    return made

@@ -35,7 +35,7 @@ class UnsuitableBaseModel(ContainerError):
 
 
 class DivergedTraining(ContainerError):
-    """A training whose loss is no longer a number."""
+    """A training whose loss or gradient is no longer a number."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,14 @@ def tune(
         batch = make_batch([e.prompt for e in chosen], [e.completion for e in chosen], pad)
         loss = batch_loss(model, batch)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained.values(), _MAX_GRADIENT_NORM)
+        norm = torch.nn.utils.clip_grad_norm_(trained.values(), _MAX_GRADIENT_NORM)
+        # Clipping makes nothing of gradients that are infinite, and hides that training stands still.
+        if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+            raise DivergedTraining(
+                f"step {step + 1} has the loss {loss.item():g} and a gradient of norm "
+                f"{norm.item():g}: lower learning_rate, which is {hyperparameters.learning_rate:g}, "
+                "or lora_alpha"
+            )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
@@ -142,14 +149,10 @@ def tune(
         if looked_at and step % max(1, len(plan) // _LOOKS) == 0:
             model.eval()
             losses = completion_losses(model, looked_at, pad)
-            _record(history, "validation", step, float(losses.mean()))
+            tokens = sum(len(example.completion) for example in looked_at)
+            _record(history, "validation", step, float(losses.sum() / tokens))
             model.train()
         reporter.progress(step, len(plan), **_latest(history))
-        if not math.isfinite(history["train"]["loss"][-1]):
-            raise DivergedTraining(
-                f"the loss of step {step} is {history['train']['loss'][-1]}: lower learning_rate, "
-                f"which is {hyperparameters.learning_rate:g}"
-            )
         if step % max(1, len(plan) // _CHECKPOINTS) == 0 or step == len(plan):
             checkpoints.save(_checkpoint(step, history, trained, optimizer))
             saved = step

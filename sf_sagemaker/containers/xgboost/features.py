@@ -123,5 +123,6 @@ def _codes(column: "pa.Array | pa.ChunkedArray", name: str, levels: Sequence[str
     if pa.types.is_nested(column.type):
         raise InvalidColumn(f"column {name!r} is {column.type}: expected text")
     text = pc.cast(column, pa.string())
-    codes = pc.index_in(text, value_set=pa.array(levels, pa.string()))
+    known = pc.SetLookupOptions(pa.array(levels, pa.string()))
+    codes = pc.call_function("index_in", [text], known)
     return pc.cast(codes, pa.float64()).to_numpy(zero_copy_only=False)

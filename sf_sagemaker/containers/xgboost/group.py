@@ -79,7 +79,7 @@ class Group:
     def broadcast(self, content: bytes | None) -> bytes:
         """The leading host's content, on all hosts; the others' is ignored."""
         length = np.array([len(content) if self.leads and content is not None else 0], np.int64)
-        size = int(collective.allreduce(length, collective.Op.MAX)[0])
+        size = int(collective.allreduce(length, collective.Op.MAX).max())
         buffer = np.zeros(size, dtype=np.uint8)
         if self.leads and content is not None:
             buffer[:] = np.frombuffer(content, dtype=np.uint8)
@@ -97,9 +97,9 @@ class Group:
             port[0] = int(tracker.worker_args()["dmlc_tracker_port"])
         port = collective.allreduce(port, collective.Op.MAX)
         self._leave()
-        if self._host not in members:
+        self.hosts = members if self._host in members else ()
+        if not self.hosts:
             return False
-        self.hosts = members
         self._tracker = tracker
         self._join(int(port[0]))
         return True
@@ -132,7 +132,7 @@ class Group:
             time.sleep(_RETRY_SECONDS)
 
     def _leave(self) -> None:
-        if len(self.hosts) == 1:
+        if len(self.hosts) <= 1:
             return
         collective.finalize()
         if self._tracker is not None:

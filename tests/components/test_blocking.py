@@ -1,0 +1,76 @@
+"""A failing dbt test of severity error keeps what is downstream from being built."""
+
+from collections.abc import Callable
+
+import dagster as dg
+import duckdb
+import pytest
+
+from locations import REPOSITORY, Location, Project, failure_of
+
+pytestmark = pytest.mark.slow
+
+RAW = "raw/house_sales"
+FEATURES = ["staging/stg_house_sales", "features/house_price_features"]
+DATASET = "house_prices/sampled_training_dataset"
+MODEL = "house_prices/trained_xgboost_model"
+WEEKS = ("2014-05-05", "2014-05-12")
+
+
+@pytest.fixture
+def location(project: Project, located: Callable[[], Location]) -> Location:
+    """The demo's definitions, with a model that trains on every period by itself."""
+    defs = REPOSITORY / "sf_sagemaker" / "defs"
+    project.add("warehouse", (defs / "warehouse" / "defs.yaml").read_text())
+    model = (defs / "house_prices" / "defs.yaml").read_text()
+    project.add("house_prices", model + "  retraining: {mode: every_period}\n")
+    made = located()
+    assert made.materialize([RAW], partitions=WEEKS).success
+    return made
+
+
+def damage(location: Location) -> None:
+    """A sale at a negative price, which the features' tests must not let pass."""
+    with duckdb.connect(str(location.home / "warehouse.duckdb")) as connection:
+        connection.execute(
+            "update raw.house_sales set price = -price where sale_date = '2014-05-14'"
+        )
+
+
+def requested(location: Location) -> set[tuple[str, str]]:
+    """What one evaluation of all automation conditions asks for: (asset, partition)."""
+    result = dg.evaluate_automation_conditions(
+        defs=location.definitions, instance=location.instance
+    )
+    return {
+        (key.to_user_string(), partition)
+        for key in location.definitions.resolve_all_asset_keys()
+        if (partitions := result.get_requested_partitions(key))
+        for partition in partitions
+        if partition is not None
+    }
+
+
+def test_in_a_run(location: Location) -> None:
+    damage(location)
+    result = location.materialize([*FEATURES, DATASET, MODEL], "2014-05-12")
+    assert not result.success
+    assert "house_price" in failure_of(result)
+    materialized = {event.asset_key for event in result.get_asset_materialization_events()}
+    assert dg.AssetKey(DATASET.split("/")) not in materialized
+    assert dg.AssetKey(MODEL.split("/")) not in materialized
+
+
+def test_in_automation(location: Location) -> None:
+    assert requested(location) == set()  # the features have not been built
+    assert location.materialize(FEATURES, partitions=WEEKS).success
+    wanted = {(key, week) for key in (DATASET, MODEL) for week in WEEKS}
+    assert requested(location) == wanted
+
+    damage(location)
+    assert not location.materialize(FEATURES, "2014-05-12").success
+    assert requested(location) == set()
+
+    assert location.materialize([RAW], "2014-05-12").success  # the week as it was delivered
+    assert location.materialize(FEATURES, "2014-05-12").success
+    assert requested(location) == wanted
