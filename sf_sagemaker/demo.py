@@ -5,10 +5,14 @@ unchanged is reused: a landed week changes nothing, a dataset with the same rows
 a model whose job has completed is adopted.
 """
 
+import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -52,8 +56,12 @@ class Demo:
         *,
         partition: str | None = None,
         partition_range: tuple[str, str] | None = None,
+        quiet: bool = False,
     ) -> Step:
-        """Materializes assets in one run. Raises StepFailed with the cause of its first failure."""
+        """Materializes assets in one run; `quiet` keeps what its steps print for the UI.
+
+        Raises StepFailed with the cause of the run's first failure.
+        """
         print(f"▸ {title}", flush=True)
         started = time.monotonic()
         tags = {}
@@ -62,14 +70,16 @@ class Demo:
                 "dagster/asset_partition_range_start": partition_range[0],
                 "dagster/asset_partition_range_end": partition_range[1],
             }
-        result = self.definitions.resolve_implicit_global_asset_job_def().execute_in_process(
-            asset_selection=list(keys),
-            partition_key=partition,
-            instance=self.instance,
-            tags=tags,
-            run_config=_QUIET,
-            raise_on_error=False,
-        )
+        job = self.definitions.resolve_implicit_global_asset_job_def()
+        with _silence() if quiet else nullcontext():
+            result = job.execute_in_process(
+                asset_selection=list(keys),
+                partition_key=partition,
+                instance=self.instance,
+                tags=tags,
+                run_config=_QUIET,
+                raise_on_error=False,
+            )
         if not result.success:
             raise StepFailed(f"{title}: {_first_failure(result)}")
         metadata = {
@@ -87,6 +97,8 @@ def main() -> int:
     from sf_sagemaker import deployment
     from sf_sagemaker.definitions import defs
 
+    for category in (dg.BetaWarning, dg.PreviewWarning):  # for authors, not for viewers
+        warnings.simplefilter("ignore", category)
     started = time.monotonic()
     with dg.DagsterInstance.get() as instance:
         demo = Demo(defs(), instance)
@@ -97,7 +109,8 @@ def main() -> int:
             return 1
     _print_table(table)
     print(
-        f"\nBuilt in {time.monotonic() - started:.0f} s. Everything lies under {deployment.home()}.\n"
+        f"\nBuilt in {time.monotonic() - started:.0f} s. The models lie in "
+        f"{deployment.home() / 'storage' / 'training-jobs'}/<training job>/output/model.tar.gz\n"
         "`make dev` opens it in the Dagster UI: http://127.0.0.1:3000"
     )
     return 0
@@ -141,7 +154,7 @@ def _build(demo: Demo) -> list[list[str]]:
                 _percent(model.get("next_period_baseline_median_absolute_percentage_error")),
                 how,
                 f"{step.seconds:.1f} s",
-                model["artifact"],
+                model["training_job"],
             ]
         )
     return table
@@ -171,6 +184,21 @@ def _first_failure(result: dg.ExecuteInProcessResult) -> str:
     return "the run failed before its first step"
 
 
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Sends standard output nowhere, that of child processes included."""
+    sys.stdout.flush()
+    terminal = os.dup(1)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(terminal, 1)
+        os.close(terminal)
+
+
 def _took(step: Step) -> str:
     return f"({step.seconds:.1f} s)"
 
@@ -180,9 +208,8 @@ def _percent(value: float | None) -> str:
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    headings = [
-        "week", "rows", "error, test", "error, next week", "baseline, next week", "job", "time", "artifact",
-    ]  # fmt: skip
+    headings = ["week", "rows", "error, test", "error, next week", "baseline, next week"]
+    headings += ["how", "time", "training job"]
     widths = [max(len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
     print(
         "\nhouse_prices: median absolute percentage error; the baseline is the zip code's median price\n"

@@ -1,6 +1,6 @@
 """A warehouse file and the real dbt, for tests of the SQL.
 
-Raw rows are landed here with plain DuckDB: what is under test begins at `raw.house_sales`.
+Raw rows are landed here with plain DuckDB: what is under test begins at the schema `raw`.
 """
 
 import json
@@ -17,6 +17,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROJECT = REPOSITORY / "dbt_project"
 SALES = REPOSITORY / "data" / "king_county_house_sales.parquet"
+REPORTS = REPOSITORY / "data" / "faa_bird_strike_reports.parquet"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class DbtResult:
 
 @dataclass(frozen=True)
 class Warehouse:
-    """A DuckDB file with raw sales, and dbt's local target pointed at it."""
+    """A DuckDB file with raw rows, and dbt's local target pointed at it."""
 
     path: Path
     scratch: Path
@@ -57,6 +58,16 @@ class Warehouse:
                 where sale_date >= '{week}' and sale_date < '{week + timedelta(days=7)}'
                 """
             )
+
+    def land_reports(self, start: date, end: date) -> None:
+        """Loads the incident reports of the days in [start, end)."""
+        self.execute(
+            f"""
+            insert into raw.incident_reports
+            from '{REPORTS}'
+            where incident_date >= '{start}' and incident_date < '{end}'
+            """
+        )
 
     def features(self, where: str = "true") -> list[tuple[Any, ...]]:
         """The rows of features, all columns, in the order of their key."""
@@ -108,10 +119,11 @@ class Warehouse:
 
 
 def empty_warehouse(folder: Path) -> Warehouse:
-    """A warehouse in a folder of its own, whose raw table has no rows yet."""
+    """A warehouse in a folder of its own, whose raw tables have no rows yet."""
     warehouse = Warehouse(folder / "warehouse.duckdb", folder)
     warehouse.execute("create schema raw")
     warehouse.execute(f"create table raw.house_sales as from '{SALES}' limit 0")
+    warehouse.execute(f"create table raw.incident_reports as from '{REPORTS}' limit 0")
     return warehouse
 
 
@@ -123,9 +135,13 @@ def warehouse(tmp_path: Path) -> Warehouse:
 
 @pytest.fixture(scope="session")
 def full_build(tmp_path_factory: pytest.TempPathFactory) -> tuple[Warehouse, DbtResult]:
-    """All sales, and how `dbt build` ended over them. Copy the warehouse before you change it."""
+    """All sales and reports, and how `dbt build` ended over them.
+
+    Copy the warehouse before you change it.
+    """
     warehouse = empty_warehouse(tmp_path_factory.mktemp("full_build"))
     warehouse.execute(f"insert into raw.house_sales from '{SALES}'")
+    warehouse.execute(f"insert into raw.incident_reports from '{REPORTS}'")
     return warehouse, warehouse.dbt("build")
 
 

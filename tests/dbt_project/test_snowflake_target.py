@@ -17,7 +17,17 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:fakesnow"),
 ]
 
+REPORTS_OF_A_MONTH = "incident_date >= '1996-08-01' and incident_date < '1996-09-01'"
 SALES_OF_TWO_PLACES = "zipcode in (98103, 98001) and sale_date < '2014-10-01'"
+
+
+def literal(value: object) -> str:
+    """A value of a raw row in SQL."""
+    if value is None:
+        return "null"
+    if isinstance(value, str | date):
+        return "'" + str(value).replace("'", "''") + "'"
+    return str(value)
 
 
 @pytest.fixture
@@ -76,6 +86,20 @@ def test_the_snowflake_target_builds_and_replaces_a_period(
         )
         return outcome.success
 
+    def copy_raw(table: str, condition: str) -> None:
+        columns = local.query(
+            "select column_name, data_type from duckdb_columns() "
+            f"where schema_name = 'raw' and table_name = '{table}' order by column_index"
+        )
+        cursor.execute(
+            f"create table RAW.{table} ({', '.join(' '.join(column) for column in columns)})"
+        )
+        values = (
+            ", ".join(literal(value) for value in row)
+            for row in local.query(f"from raw.{table} where {condition}")
+        )
+        cursor.execute(f"insert into RAW.{table} values ({'), ('.join(values)})")
+
     with fakesnow.server() as address:
         profile = yaml.safe_load((project_copy / "profiles.yml").read_text())
         profile["sf_sagemaker"]["outputs"]["snowflake"] |= {
@@ -97,24 +121,18 @@ def test_the_snowflake_target_builds_and_replaces_a_period(
             "create schema if not exists PUBLIC",
         ):
             cursor.execute(statement)
-        columns = local.query(
-            "select column_name, data_type from duckdb_columns() "
-            "where schema_name = 'raw' order by column_index"
-        )
-        cursor.execute(
-            f"create table RAW.HOUSE_SALES ({', '.join(' '.join(column) for column in columns)})"
-        )
-        values = (
-            ", ".join(f"'{value}'" if isinstance(value, date) else str(value) for value in row)
-            for row in local.query(f"from raw.house_sales where {SALES_OF_TWO_PLACES}")
-        )
-        cursor.execute(f"insert into RAW.HOUSE_SALES values ({'), ('.join(values)})")
+        copy_raw("house_sales", SALES_OF_TWO_PLACES)
+        copy_raw("incident_reports", REPORTS_OF_A_MONTH)
 
         assert build()
         features = "from FEATURES.HOUSE_PRICE_FEATURES order by parcel_id, sale_date"
         first = rows(f"select * {features}")
         assert first == local.features(
             "zip_code in ('98103', '98001') and sale_date < '2014-10-01'"
+        )
+        examples = "FEATURES.INCIDENT_TRIAGE_EXAMPLES"
+        assert rows(f"select * from {examples} order by report_id") == local.query(
+            f"from features.incident_triage_examples where {REPORTS_OF_A_MONTH} order by report_id"
         )
 
         vanished = "sale_date = '2014-08-05'"

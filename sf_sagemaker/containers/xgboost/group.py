@@ -35,7 +35,7 @@ class Group:
     """
 
     def __init__(self, environment: Environment) -> None:
-        self.hosts = environment.hosts
+        self.hosts: tuple[str, ...] = environment.hosts
         self._host = environment.current_host
         self._address = os.environ.get("SF_SAGEMAKER_TRACKER_URI")
         self._port = int(os.environ.get("SF_SAGEMAKER_TRACKER_PORT", _PORT))
@@ -105,7 +105,7 @@ class Group:
         return True
 
     def _join(self, port: int) -> None:
-        if len(self.hosts) == 1:
+        if len(self.hosts) <= 1:
             return
         if self.leads and self._tracker is None:
             self._tracker = self._open(self.hosts, port)

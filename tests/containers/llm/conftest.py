@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from containers.training_container import Container, Tables
@@ -58,7 +57,7 @@ def _normalized(text: str) -> str:
 def reports() -> Tables:
     """Reports with an effect: 240 to train on, 40 to validate, 40 later ones to test."""
     table = pq.read_table(REPORTS)
-    table = examples_of(table.filter(pc.is_valid(table["effect"])).sort_by("incident_date"))
+    table = examples_of(table.filter(table["effect"].is_valid()).sort_by("incident_date"))
     return {
         "train": [table.slice(900, 240)],
         "validation": [table.slice(1140, 40)],
@@ -99,7 +98,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory, reports: Tables) -> Path
             num_key_value_heads=2,
             max_position_embeddings=512,
             bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=tokenizer.convert_tokens_to_ids([END])[0],
             tie_word_embeddings=True,
             initializer_range=0.15,  # frozen: with the usual 0.02 no adapter could make it certain
         )
