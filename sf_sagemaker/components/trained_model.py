@@ -154,7 +154,7 @@ def trained_xgboost_model(
                 if rows.num_rows
             }
         yield dg.MaterializeResult(
-            metadata=_metadata(result, model.card, scores),
+            metadata=_metadata(result, model.card, scores, judgement.metric),
             data_version=dg.DataVersion(result.name),
             check_results=[_beats_baseline(scores["test"], judgement.metric)],
         )
@@ -230,11 +230,11 @@ def _beats_baseline(scores: Scores, metric: str) -> dg.AssetCheckResult:
 
 
 def _metadata(
-    result: TrainingResult, card: "ModelCard", scores: Mapping[str, Scores]
+    result: TrainingResult, card: "ModelCard", scores: Mapping[str, Scores], metric: str
 ) -> dict[str, Any]:
     description = result.description
     metadata: dict[str, Any] = {
-        "scores": _table(scores),
+        "scores": _table(scores, metric),
         "training_job": result.name,
         "adopted": result.adopted,
         "attempt": result.attempt,
@@ -272,18 +272,12 @@ def _summary(card: "ModelCard") -> dict[str, Any]:
     return content
 
 
-def _table(scores: Mapping[str, Scores]) -> dg.MarkdownMetadataValue:
-    """A line for each metric, a column for each set of rows; short enough for the UI to show inline."""
-    lines = [
-        "| model (baseline) | " + " | ".join(rows.replace("_", " ") for rows in scores) + " |",
-        "|---" * (len(scores) + 1) + "|",
-        "| rows | " + " | ".join(f"{figures.rows:,}" for figures in scores.values()) + " |",
-    ]
-    metrics = dict.fromkeys(name for figures in scores.values() for name in figures.model)
-    for metric in metrics:
-        cells = [
-            f"{figures.model.get(metric, math.nan):,.5g} ({figures.baseline.get(metric, math.nan):,.5g})"
-            for figures in scores.values()
-        ]
-        lines.append(f"| {metric.replace('_', ' ')} | " + " | ".join(cells) + " |")
+def _table(scores: Mapping[str, Scores], metric: str) -> dg.MarkdownMetadataValue:
+    """The metric that counts on each set of rows; short enough for the UI to show it inline."""
+    lines = [f"| {metric.replace('_', ' ')} | model | baseline | rows |", "|---|---|---|---|"]
+    for rows, figures in scores.items():
+        model, baseline = (f.get(metric, math.nan) for f in (figures.model, figures.baseline))
+        lines.append(
+            f"| {rows.replace('_', ' ')} | {model:.4g} | {baseline:.4g} | {figures.rows:,} |"
+        )
     return dg.MetadataValue.md("\n".join(lines))

@@ -4,6 +4,7 @@ Source: "LoRA: Low-Rank Adaptation of Large Language Models", Hu et al. 2021.
 """
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,10 @@ def add_adapter(base: PreTrainedModel, hyperparameters: Hyperparameters) -> Peft
         layers_to_transform=list(range(layers - last, layers)),
     )
     try:
-        model = get_peft_model(base, config)
+        with warnings.catch_warnings():
+            # peft asks transformers in a way that transformers has renamed
+            warnings.simplefilter("ignore", FutureWarning)
+            model = get_peft_model(base, config)
     except ValueError as error:
         raise UnsuitableBaseModel(
             f"the base model has none of the modules {', '.join(hyperparameters.lora_targets)}: "
