@@ -74,7 +74,8 @@ class XGBoostModel(Component):
     )
     features: list[str] | None = Field(
         default=None,
-        description="Columns to learn from; without them, all that have no other role and aren't excluded.",
+        description="Columns to learn from; without them, all that have no other role and aren't "
+        "excluded.",
     )
     exclude: list[str] = Field(default=[], description="Columns that are not features.")
     label_delay: int = Field(
@@ -178,7 +179,8 @@ class XGBoostModel(Component):
                     raise invalid_attribute(
                         context,
                         attribute,
-                        f"the dbt model {self.source!r} has no column {name!r}. {suggest(name, columns)}",
+                        f"the dbt model {self.source!r} has no column {name!r}. "
+                        f"{suggest(name, columns)}",
                     )
 
     def _training_hyperparameters(self) -> dict[str, str]:

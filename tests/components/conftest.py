@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from locations import Location, Project, own_deployment, temporary_project
 
 

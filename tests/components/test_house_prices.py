@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import dagster as dg
 import duckdb
 import pytest
+
 from locations import Location, failure_of, metadata_of
 
 pytestmark = pytest.mark.slow

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import dagster as dg
 import duckdb
 import pytest
+
 from locations import Location, Project, failure_of, metadata_of
 
 pytestmark = pytest.mark.slow

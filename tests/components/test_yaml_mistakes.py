@@ -54,7 +54,7 @@ def test_the_example_loads(project):
          ["attributes.source", "house_price_feature'", "did you mean 'house_price_features'"]),
         ("target: price", "target: prize", 8,
          ["attributes.target", "no column 'prize'", "did you mean 'price'"]),
-        ("event_time: sale_date", "event_time: sold_on", 7, ["attributes.event_time", "sold_on", "sale_date"]),
+        ("event_time: sale_date", "event_time: sold_on", 7, ["attributes.event_time", "sold_on"]),
         ("row_key: [parcel_id, sale_date]", "row_key: [parcel]", 5, ["attributes.row_key", "parcel_id"]),
         ("baseline_by: zip_code", "baseline_by: zipcode", 13, ["evaluation.baseline_by", "zip_code"]),
         ("metric: median_absolute_percentage_error", "metric: mape", 13,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from containers.training_container import Container, Tables
 
+from containers.training_container import Container, Tables
 from sf_sagemaker.containers import program_files
 
 HOUSE_SALES = Path(__file__).parents[2] / "data" / "king_county_house_sales.parquet"

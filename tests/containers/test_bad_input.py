@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from containers.training_container import Container, Finished, Tables, one_shard, with_target
 
 SETTINGS = {"objective": "reg:squarederror", "num_round": 5}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from containers.training_container import Container, Finished, Tables, one_shard
 
+from containers.training_container import Container, Finished, Tables, one_shard
 from sf_sagemaker.containers.metrics import evaluate
 from sf_sagemaker.containers.xgboost.model import load_model
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from containers.training_container import Container, Running, Tables, one_shard
 
+from containers.training_container import Container, Running, Tables, one_shard
 from sf_sagemaker.containers.xgboost.checkpoints import (
     Checkpoint,
     CheckpointFolder,

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from containers.training_container import Container, Tables, one_shard
 
+from containers.training_container import Container, Tables, one_shard
 from sf_sagemaker.containers.xgboost.model import (
     GoldenRowMismatch,
     ModelUnusable,

@@ -5,8 +5,8 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from containers.training_container import Container, Finished, Tables, one_shard
 
+from containers.training_container import Container, Finished, Tables, one_shard
 from sf_sagemaker.containers.reporter import open_reporter
 
 SETTINGS = {"objective": "reg:squarederror", "num_round": 40}

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import xgboost
-from containers.training_container import Container, Tables, one_shard, with_target
 
+from containers.training_container import Container, Tables, one_shard, with_target
 from sf_sagemaker.containers.metrics import evaluate
 from sf_sagemaker.containers.xgboost.features import InvalidColumn, MissingColumn
 from sf_sagemaker.containers.xgboost.model import load_model

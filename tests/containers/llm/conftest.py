@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from containers.training_container import Container, Tables
 from locations import REPOSITORY
-
 from sf_sagemaker.containers import program_files
 from sf_sagemaker.containers.environment import Environment, StopSignal
 

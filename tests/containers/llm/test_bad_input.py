@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from containers.llm.conftest import with_column
 
+from containers.llm.conftest import with_column
 from sf_sagemaker.containers.environment import Stopped, StopSignal
 from sf_sagemaker.containers.hyperparameters import InvalidHyperparameter
 from sf_sagemaker.containers.llm.base_model import BaseModelMissing

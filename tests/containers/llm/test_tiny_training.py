@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from containers.llm.conftest import StopAfter
 
+from containers.llm.conftest import StopAfter
 from sf_sagemaker.containers.environment import Stopped
 
 ADAPTER = "adapter_model.safetensors"
