@@ -137,7 +137,7 @@ class XGBoostModel(Component):
         job = dg.define_asset_job(
             f"{self.name}_training",
             selection=dg.AssetSelection.assets(dataset.key, model.key),
-            description=f"Samples the training dataset of {self.name} and trains its model, for one partition.",
+            description=f"Samples the training dataset of {self.name} and trains its model.",
             tags=self.tags,
         )
         return dg.Definitions(assets=[dataset, model], asset_checks=[window_unchanged], jobs=[job])
@@ -230,6 +230,7 @@ class XGBoostModel(Component):
             raise invalid_attribute(
                 context,
                 "evaluation.metric",
-                f"{metric!r} is not a metric for {self.hyperparameters.objective}. {suggest(metric, allowed)}",
+                f"{metric!r} is not a metric for {self.hyperparameters.objective}. "
+                f"{suggest(metric, allowed)}",
             )
         return metric
