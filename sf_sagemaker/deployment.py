@@ -50,7 +50,9 @@ def _local() -> Mapping[str, object]:
     from sf_sagemaker.warehouse.duckdb import DuckDBWarehouse
 
     storage = LocalStorage(home() / "storage")
-    platform = LocalTrainingPlatform(storage)
+    # Converted base models stay with everything else of this deployment.
+    cache = {"SF_SAGEMAKER_CACHE": str(home() / "cache")}
+    platform = LocalTrainingPlatform(storage, environment=cache)
     return {
         "warehouse": DuckDBWarehouse(home() / "warehouse.duckdb", lock_timeout=300),
         "storage": storage,

@@ -1,5 +1,7 @@
 """Groups of attributes that several components share."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal
 
@@ -172,3 +174,15 @@ class Retraining(dg.Model, dg.Resolvable):
             & ~condition.any_deps_in_progress()
             & condition.all_deps_blocking_checks_passed()
         )
+
+
+@dataclass(frozen=True)
+class AssetAttributes:
+    """What a model's assets share: periods, what starts them, and how the UI shows them."""
+
+    cadence: Cadence
+    partitions_def: dg.PartitionsDefinition
+    automation_condition: dg.AutomationCondition | None
+    group: str
+    owners: Sequence[str]
+    tags: Mapping[str, str]

@@ -78,6 +78,41 @@ def feature_importance(
     return _markdown(draw, "Feature importance")
 
 
+def loss_by_step(curve: Mapping[str, Mapping[str, Sequence[float]]]) -> dg.MarkdownMetadataValue:
+    """Loss in nats by training step. `curve` is {split: {"step": steps, "loss": losses}}."""
+
+    def draw(axes) -> None:
+        for split, values in curve.items():
+            axes.plot(values["step"], values["loss"], marker=".", label=split)
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss, nats a token")
+        axes.legend(frameon=False)
+
+    return _markdown(draw, "Loss while training")
+
+
+def confusion_matrix(
+    actual: Sequence[str], given: Sequence[str], counts: Sequence[Sequence[int]]
+) -> dg.MarkdownMetadataValue:
+    """Rows by actual answer (down) and answer given (across); shades are shares of a row."""
+    import numpy as np
+
+    matrix = np.asarray(counts)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+
+    def draw(axes) -> None:
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(given)), given)
+        axes.set_yticks(range(len(actual)), actual)
+        axes.set_xlabel("answer given")
+        axes.set_ylabel("actual answer")
+        for (row, column), count in np.ndenumerate(matrix):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", color=color)
+
+    return _markdown(draw, "Answers given on the test split")
+
+
 def _markdown(draw: Callable, title: str) -> dg.MarkdownMetadataValue:
     """Draws on fresh axes, away from pyplot's global state, and embeds the PNG as Markdown."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

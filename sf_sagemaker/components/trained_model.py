@@ -1,48 +1,39 @@
-"""The asset `<model>/trained_xgboost_model`: one training job, and what its model is worth."""
+"""The asset of a trained model: one training job on the partition's dataset, and what came of it.
 
-import math
+What differs between kinds of models is a `ModelKind`: the container program, and a function that
+loads the artifact and says in metadata and a check what it is worth.
+"""
+
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 from pydantic import Field
 
-from sf_sagemaker.components import plots
-from sf_sagemaker.components.attributes import Compute
-from sf_sagemaker.components.errors import suggest
+from sf_sagemaker.components.attributes import AssetAttributes, Compute
 from sf_sagemaker.containers import program_files
-from sf_sagemaker.containers.metrics import METRICS
 from sf_sagemaker.errors import SfSagemakerError
-from sf_sagemaker.lifecycle.baseline import Baseline, fit_baseline
-from sf_sagemaker.lifecycle.evaluation import Scores, score
-from sf_sagemaker.periods import Cadence
 from sf_sagemaker.storage import Storage
 from sf_sagemaker.training.job import Channel, Program, TrainingJob
 from sf_sagemaker.training.pipes import JobMessages, PipesTrainingClient
 from sf_sagemaker.training.platform import TrainingPlatform
 from sf_sagemaker.training.run import TrainingResult
-from sf_sagemaker.warehouse.dataset import DatasetSpec, Manifest
+from sf_sagemaker.warehouse.dataset import DatasetSpec, Manifest, Split
 from sf_sagemaker.warehouse.export import latest_manifest, read_rows, read_split, verify_files
 from sf_sagemaker.warehouse.warehouse import Warehouse
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from sf_sagemaker.containers.xgboost.model_card import ModelCard
-
-_CHECK = "beats_baseline"
+CHECK = "beats_baseline"
 
 
 class DatasetMissing(SfSagemakerError):
     """A partition without a committed dataset of the present configuration."""
-
-
-class BaselineColumnMissing(SfSagemakerError):
-    """A dataset without the column whose groups the baseline answers for."""
 
 
 class TrainedModelConfig(dg.Config):
@@ -55,52 +46,85 @@ class TrainedModelConfig(dg.Config):
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """How a model is judged: the metric that counts, and the groups that the baseline answers for."""
+class PartitionDataset:
+    """The committed dataset of a partition, and the rows around it."""
 
-    metric: str
-    baseline_by: str | None
+    manifest: Manifest
+    folder: str
+    storage: Storage
+    warehouse: Warehouse
+    attributes: AssetAttributes
+
+    def split(self, name: Split, columns: Sequence[str] | None = None) -> "pa.Table":
+        """The rows of a split, or some of their columns."""
+        return read_split(self.storage, self.manifest, self.folder, name, columns=columns)
+
+    def next_period(self) -> "pa.Table | None":
+        """The rows of the period after the dataset's; None where there is none, or no row yet."""
+        cadence = self.attributes.cadence
+        following = cadence.following(cadence.period(self.manifest.partition))
+        if following is None:
+            return None
+        rows = read_rows(
+            self.warehouse,
+            self.manifest.spec,
+            following.start,
+            following.end,
+            timezone=cadence.timezone,
+        )
+        return rows if rows.num_rows else None
 
 
-def trained_xgboost_model(
+@dataclass(frozen=True)
+class Report:
+    """What a model is worth: metadata for the UI, and the verdict of its check."""
+
+    metadata: Mapping[str, Any]
+    check: dg.AssetCheckResult
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """A kind of model. `program` names the container program and its image's framework.
+
+    `check_dataset` raises, before a job is started, where the dataset can't be reported on;
+    `report` gets the folder of the unpacked artifact.
+    """
+
+    asset_name: str
+    program: Literal["xgboost", "llm"]
+    kinds: frozenset[str]
+    check_description: str
+    check_dataset: Callable[[Manifest], None]
+    report: Callable[[Path, PartitionDataset], Report]
+
+
+def trained_model(
+    kind: ModelKind,
     *,
     spec: DatasetSpec,
     dataset_key: dg.AssetKey,
     hyperparameters: Mapping[str, str],
     compute: Compute,
-    judgement: Judgement,
-    description: str | None,
-    cadence: Cadence,
-    partitions_def: dg.PartitionsDefinition,
-    automation_condition: dg.AutomationCondition | None,
-    group: str,
-    owners: Sequence[str],
-    tags: Mapping[str, str],
+    description: str,
+    attributes: AssetAttributes,
 ) -> dg.AssetsDefinition:
-    """The model asset, with its check `beats_baseline`."""
-    key = dg.AssetKey([spec.model, "trained_xgboost_model"])
-    program = Program(*program_files("xgboost"))
+    """The model asset `<model>/<asset name>`, with its check `beats_baseline`."""
+    key = dg.AssetKey([spec.model, kind.asset_name])
+    program = Program(*program_files(kind.program))
 
     @dg.asset(
         key=key,
-        description=description
-        or f"XGBoost model of `{spec.target}`, trained on the partition's dataset.",
+        description=description,
         deps=[dg.AssetDep(dataset_key, partition_mapping=dg.IdentityPartitionMapping())],
-        partitions_def=partitions_def,
-        automation_condition=automation_condition,
+        partitions_def=attributes.partitions_def,
+        automation_condition=attributes.automation_condition,
         code_version=program.digest[:12],
-        group_name=group,
-        owners=owners,
-        tags=tags,
-        kinds={"xgboost", "sagemaker"},
-        check_specs=[
-            dg.AssetCheckSpec(
-                _CHECK,
-                asset=key,
-                description=f"On the test split, the model's {judgement.metric} is better than the "
-                "baseline's.",
-            )
-        ],
+        group_name=attributes.group,
+        owners=attributes.owners,
+        tags=attributes.tags,
+        kinds=set(kind.kinds),
+        check_specs=[dg.AssetCheckSpec(CHECK, asset=key, description=kind.check_description)],
     )
     def trained_model(
         context: dg.AssetExecutionContext,
@@ -110,15 +134,13 @@ def trained_xgboost_model(
         training_platform: dg.ResourceParam[TrainingPlatform],
         training_messages: dg.ResourceParam[JobMessages],
     ) -> Iterator[dg.MaterializeResult]:
-        from sf_sagemaker.containers.xgboost.model import load_model
-
-        manifest, folder = _dataset(storage, spec, context.partition_key)
-        _check_baseline_column(manifest, judgement.baseline_by)
+        manifest, folder = _committed(storage, spec, context.partition_key)
+        kind.check_dataset(manifest)
         job = TrainingJob(
             model=spec.model,
             partition=context.partition_key,
             program=program,
-            image=training_platform.image("xgboost"),
+            image=training_platform.image(kind.program),
             dataset_fingerprint=manifest.fingerprint.value,
             channels=(
                 Channel("train", f"{folder}/train", "sharded"),
@@ -131,38 +153,25 @@ def trained_xgboost_model(
             instance_count=compute.instance_count,
             limits=compute.limits(),
         )
-        result = (
-            PipesTrainingClient(training_messages)
-            .run(context=context, job=job, platform=training_platform, force=config.force)
-            .result
-        )
+        client = PipesTrainingClient(training_messages)
+        result = client.run(
+            context=context, job=job, platform=training_platform, force=config.force
+        ).result
         with tempfile.TemporaryDirectory() as scratch:
-            model = load_model(training_platform.fetch_artifact(result.name, Path(scratch)))
-            scores = {
-                name: score(
-                    model,
-                    baseline,
-                    rows,
-                    manifest.target.name,
-                    classes=manifest.target.classes,
-                    positive=manifest.target.kind == "positive",
-                )
-                for baseline in [_baseline(storage, manifest, folder, judgement.baseline_by)]
-                for name, rows in _labelled_rows(
-                    warehouse, storage, spec, cadence, manifest, folder
-                ).items()
-                if rows.num_rows
-            }
+            artifact = training_platform.fetch_artifact(result.name, Path(scratch))
+            report = kind.report(
+                artifact, PartitionDataset(manifest, folder, storage, warehouse, attributes)
+            )
         yield dg.MaterializeResult(
-            metadata=_metadata(result, model.card, scores, judgement.metric),
+            metadata={**report.metadata, **_job_metadata(result)},
             data_version=dg.DataVersion(result.name),
-            check_results=[_beats_baseline(scores["test"], judgement.metric)],
+            check_results=[report.check],
         )
 
     return trained_model
 
 
-def _dataset(storage: Storage, spec: DatasetSpec, partition: str) -> tuple[Manifest, str]:
+def _committed(storage: Storage, spec: DatasetSpec, partition: str) -> tuple[Manifest, str]:
     """The partition's newest dataset and its folder, with whole files."""
     found = latest_manifest(storage, spec, partition)
     if found is None:
@@ -174,75 +183,13 @@ def _dataset(storage: Storage, spec: DatasetSpec, partition: str) -> tuple[Manif
     return found
 
 
-def _check_baseline_column(manifest: Manifest, by: str | None) -> None:
-    columns = [column.name for column in manifest.columns]
-    if by is not None and by.lower() not in columns:
-        raise BaselineColumnMissing(
-            f"evaluation.baseline_by is {by!r}, which is no column of the dataset of {manifest.model} "
-            f"for {manifest.partition}. {suggest(by, columns)}"
-        )
-
-
-def _baseline(storage: Storage, manifest: Manifest, folder: str, by: str | None) -> Baseline:
-    target, by = manifest.target, by.lower() if by else None
-    columns = [target.name] if by is None else [target.name, by]
-    train = read_split(storage, manifest, folder, "train", columns=columns)
-    return fit_baseline(train, target.name, by=by, classes=target.classes)
-
-
-def _labelled_rows(
-    warehouse: Warehouse,
-    storage: Storage,
-    spec: DatasetSpec,
-    cadence: Cadence,
-    manifest: Manifest,
-    folder: str,
-) -> "dict[str, pa.Table]":
-    """The rows to score on: validation and test, and the following period's where it has landed."""
-    rows = {
-        "validation": read_split(storage, manifest, folder, "validation"),
-        "test": read_split(storage, manifest, folder, "test"),
-    }
-    following = cadence.following(cadence.period(manifest.partition))
-    if following is not None:
-        rows["next_period"] = read_rows(
-            warehouse, spec, following.start, following.end, timezone=cadence.timezone
-        )
-    return rows
-
-
-def _beats_baseline(scores: Scores, metric: str) -> dg.AssetCheckResult:
-    if metric not in scores.model or metric not in scores.baseline:
-        return dg.AssetCheckResult(
-            check_name=_CHECK,
-            passed=False,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={"reason": f"{metric} is not defined on these {scores.rows} rows"},
-        )
-    model, baseline = scores.model[metric], scores.baseline[metric]
-    loss = METRICS[metric].loss
-    return dg.AssetCheckResult(
-        check_name=_CHECK,
-        passed=loss(model) < loss(baseline),
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={"metric": metric, "model": model, "baseline": baseline, "rows": scores.rows},
-    )
-
-
-def _metadata(
-    result: TrainingResult, card: "ModelCard", scores: Mapping[str, Scores], metric: str
-) -> dict[str, Any]:
+def _job_metadata(result: TrainingResult) -> dict[str, Any]:
     description = result.description
     metadata: dict[str, Any] = {
-        "scores": _table(scores, metric),
         "training_job": result.name,
         "adopted": result.adopted,
         "attempt": result.attempt,
-        "rounds": card.rounds["best"],
         "artifact": dg.MetadataValue.url(description.artifact_uri or ""),
-        "model_card": dg.MetadataValue.json(_summary(card)),
-        "learning_curve": plots.learning_curve(card.learning_curve, card.rounds["best"]),
-        "feature_importance": plots.feature_importance(card.feature_importance),
     }
     if description.ended_at is not None:
         metadata["trained_at"] = dg.MetadataValue.timestamp(description.ended_at)
@@ -252,32 +199,4 @@ def _metadata(
             metadata["training_seconds"] = seconds
     if description.log is not None:
         metadata["log"] = dg.MetadataValue.path(description.log)
-    for rows, figures in scores.items():
-        metadata[f"{rows}_rows"] = figures.rows
-        for name, value in figures.model.items():
-            metadata[f"{rows}_{name}"] = value
-        for name, value in figures.baseline.items():
-            metadata[f"{rows}_baseline_{name}"] = value
-    if "next_period" not in scores:
-        metadata["next_period"] = "has not landed"
     return metadata
-
-
-def _summary(card: "ModelCard") -> dict[str, Any]:
-    """The card without what has a place of its own, or is too long to read."""
-    content = asdict(card)
-    for shown_elsewhere in ("learning_curve", "feature_importance", "golden_rows"):
-        del content[shown_elsewhere]
-    content["features"] = [feature.name for feature in card.features]
-    return content
-
-
-def _table(scores: Mapping[str, Scores], metric: str) -> dg.MarkdownMetadataValue:
-    """The metric that counts on each set of rows; short enough for the UI to show it inline."""
-    lines = [f"| {metric.replace('_', ' ')} | model | baseline | rows |", "|---|---|---|---|"]
-    for rows, figures in scores.items():
-        model, baseline = (f.get(metric, math.nan) for f in (figures.model, figures.baseline))
-        lines.append(
-            f"| {rows.replace('_', ' ')} | {model:.4g} | {baseline:.4g} | {figures.rows:,} |"
-        )
-    return dg.MetadataValue.md("\n".join(lines))

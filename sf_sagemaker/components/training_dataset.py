@@ -1,13 +1,12 @@
 """The asset `<model>/sampled_training_dataset`, and the check that watches its window."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from sf_sagemaker.components import plots
-from sf_sagemaker.periods import Cadence
+from sf_sagemaker.components.attributes import AssetAttributes
 from sf_sagemaker.storage import Storage
 from sf_sagemaker.warehouse.dataset import SPLITS, DatasetSpec, Manifest
 from sf_sagemaker.warehouse.export import (
@@ -33,13 +32,8 @@ class TrainingDatasetConfig(dg.Config):
 def training_dataset(
     *,
     spec: DatasetSpec,
-    cadence: Cadence,
-    partitions_def: dg.PartitionsDefinition,
     source_key: dg.AssetKey,
-    automation_condition: dg.AutomationCondition | None,
-    group: str,
-    owners: Sequence[str],
-    tags: Mapping[str, str],
+    attributes: AssetAttributes,
 ) -> tuple[dg.AssetsDefinition, dg.AssetChecksDefinition]:
     """The dataset asset of a model, and its check `window_unchanged`."""
     key = dg.AssetKey([spec.model, "sampled_training_dataset"])
@@ -53,12 +47,12 @@ def training_dataset(
             "splits, exported by the warehouse as Parquet and committed by a manifest."
         ),
         deps=[dg.AssetDep(source_key, partition_mapping=dg.IdentityPartitionMapping())],
-        partitions_def=partitions_def,
-        automation_condition=automation_condition,
+        partitions_def=attributes.partitions_def,
+        automation_condition=attributes.automation_condition,
         code_version=spec.digest,
-        group_name=group,
-        owners=owners,
-        tags=tags,
+        group_name=attributes.group,
+        owners=attributes.owners,
+        tags=attributes.tags,
         kinds={"parquet"},
     )
     def sampled_training_dataset(
@@ -71,7 +65,7 @@ def training_dataset(
             warehouse,
             storage,
             spec,
-            cadence,
+            attributes.cadence,
             context.partition_key,
             attempt=context.run_id[:8],
             accept_type_changes=config.accept_type_changes,
@@ -105,7 +99,7 @@ def training_dataset(
                 severity=dg.AssetCheckSeverity.WARN,
                 metadata={"reason": f"no dataset of {partition or 'any period'} as configured now"},
             )
-        changed = changed_periods(warehouse, found[0], cadence)
+        changed = changed_periods(warehouse, found[0], attributes.cadence)
         return dg.AssetCheckResult(
             passed=not changed,
             severity=dg.AssetCheckSeverity.WARN,

@@ -61,24 +61,43 @@ class SupervisorNotStarted(SfSagemakerError):
     """A job whose name is taken, but that never ran."""
 
 
+class LibrariesMissing(SfSagemakerError):
+    """A framework whose libraries are not installed here."""
+
+
 class LocalTrainingPlatform:
     """Runs each host of a job as a process of this machine.
 
-    `python` is the interpreter that programs run under. A host that is told to stop has
+    `python` is the interpreter that programs run under. `environment` is for every job's processes. A host that is told to stop has
     `grace_seconds` to end before it is killed; SageMaker gives it 120.
     """
 
     def __init__(
-        self, storage: LocalStorage, *, python: str = sys.executable, grace_seconds: float = 120
+        self,
+        storage: LocalStorage,
+        *,
+        python: str = sys.executable,
+        grace_seconds: float = 120,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.storage = storage
+        self.environment = dict(environment or {})
         self.python = python
         self.grace_seconds = grace_seconds
 
     def image(self, framework: str) -> str:
-        """The versions of Python and of the framework's libraries here, which stand for an image."""
+        """The versions of Python and of the framework's libraries here, which stand for an image.
+
+        Raises LibrariesMissing.
+        """
         libraries = _LIBRARIES[framework]
-        versions = [f"{library}-{metadata.version(library)}" for library in libraries]
+        try:
+            versions = [f"{library}-{metadata.version(library)}" for library in libraries]
+        except metadata.PackageNotFoundError as error:
+            raise LibrariesMissing(
+                f"training with {framework} needs {', '.join(libraries)}, and {error.name} is not "
+                "installed: `make install` installs it all, or `pip install 'sf_sagemaker[llm]'`"
+            ) from None
         return " ".join([f"python-{sys.version_info.major}.{sys.version_info.minor}", *versions])
 
     def create(self, job: TrainingJob, name: str, environment: Mapping[str, str]) -> None:
@@ -97,7 +116,7 @@ class LocalTrainingPlatform:
             instance_type=job.limits.instance_type,
             hosts=tuple(f"algo-{number}" for number in range(1, job.instance_count + 1)),
             hyperparameters=dict(job.hyperparameters),
-            environment=dict(environment),
+            environment={**self.environment, **environment},
             channels=tuple(self._files(channel, job.instance_count) for channel in job.channels),
             checkpoints=str(self.storage.path(job.checkpoint_key)),
             max_runtime_seconds=job.limits.max_runtime.total_seconds(),

