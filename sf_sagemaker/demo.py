@@ -1,10 +1,11 @@
-"""`make demo`: raw rows to trained models of several weeks, through Dagster, with a table at the end.
+"""`make demo`: raw rows to trained models, through Dagster, with a table of each at the end.
 
 Everything is materialized into the Dagster instance that `make dev` shows. What exists and is
 unchanged is reused: a landed week changes nothing, a dataset with the same rows keeps its files, and
 a model whose job has completed is adopted.
 """
 
+import argparse
 import os
 import sys
 import time
@@ -17,14 +18,10 @@ from typing import Any
 
 import dagster as dg
 
-FIRST_WEEK = "2014-04-28"
-LAST_WEEK = "2015-01-05"
+WEEKS = ("2014-04-28", "2015-01-05")  # landed
 MODEL_WEEKS = ("2014-12-08", "2014-12-15", "2014-12-22", "2014-12-29")
-
-RAW = dg.AssetKey(["raw", "house_sales"])
-FEATURES = dg.AssetKey(["features", "house_price_features"])
-DATASET = dg.AssetKey(["house_prices", "sampled_training_dataset"])
-MODEL = dg.AssetKey(["house_prices", "trained_xgboost_model"])
+MONTHS = ("1990-01-01", "1995-12-01")
+MODEL_MONTH = "1995-12-01"
 
 # Dagster's own log of these runs is in the UI; the terminal gets what a person wants to see.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -92,7 +89,7 @@ class Demo:
         return Step(metadata, time.monotonic() - started)
 
 
-def main() -> int:
+def main(*, with_llm: bool) -> int:
     """Builds the demo and prints what was built. Returns 0, or 1 when anything failed."""
     from sf_sagemaker import deployment
     from sf_sagemaker.definitions import defs
@@ -100,14 +97,17 @@ def main() -> int:
     for category in (dg.BetaWarning, dg.PreviewWarning):  # for authors, not for viewers
         warnings.simplefilter("ignore", category)
     started = time.monotonic()
+    tables = []
     with dg.DagsterInstance.get() as instance:
         demo = Demo(defs(), instance)
         try:
-            table = _build(demo)
+            tables.append(_house_prices(demo))
+            if with_llm:
+                tables.append(_incident_triage(demo))
         except StepFailed as failure:
             print(f"✗ {failure}", file=sys.stderr)
             return 1
-    _print_table(table)
+    print("\n" + "\n\n".join(tables))
     print(
         f"\nBuilt in {time.monotonic() - started:.0f} s. The models lie in "
         f"{deployment.home() / 'storage' / 'training-jobs'}/<training job>/output/model.tar.gz\n"
@@ -116,54 +116,109 @@ def main() -> int:
     return 0
 
 
-def _build(demo: Demo) -> list[list[str]]:
-    weeks = (FIRST_WEEK, LAST_WEEK)
-    landed = demo.run(
-        f"landing raw/house_sales, {weeks[0]} to {weeks[1]}", [RAW], partition_range=weeks
-    )
-    rows = landed.metadata[RAW]
-    print(f"  {rows['dagster/row_count']:,} rows in {rows['periods']} weeks  {_took(landed)}")
-
-    models = _dbt_models(demo.definitions)
-    if rows["changed_periods"] == 0 and _is_current(demo, models):
-        print("▸ dbt models: nothing landed or changed since they were built")
-    else:
-        built = demo.run(
-            "dbt build: staging, features and their tests", models, partition_range=weeks
-        )
-        count = built.metadata[FEATURES].get("dagster/row_count")
-        print(f"  {count:,} rows of features  {_took(built)}")
-
-    table = []
+def _house_prices(demo: Demo) -> str:
+    """Four weekly models of house prices; the table of their errors."""
+    _land_and_build(demo, "raw/house_sales", "features/house_price_features", WEEKS)
+    dataset_key, model_key = _keys("house_prices", "trained_xgboost_model")
+    headings = ["week", "rows", "error, test", "error, next week", "baseline, next week"]
+    rows = [[*headings, "how", "time", "training job"]]
     for week in MODEL_WEEKS:
         step = demo.run(
-            f"house_prices of {week}: dataset and model", [DATASET, MODEL], partition=week
+            f"house_prices of {week}: dataset and model", [dataset_key, model_key], partition=week
         )
-        dataset, model = step.metadata[DATASET], step.metadata[MODEL]
-        how = "adopted" if model["adopted"] else "trained"
+        dataset, model = step.metadata[dataset_key], step.metadata[model_key]
         print(
-            f"  {dataset['dagster/row_count']:,} rows, {how} {model['training_job']}, "
+            f"  {dataset['dagster/row_count']:,} rows, {_how(model)} {model['training_job']}, "
             f"{model['rounds']} rounds  {_took(step)}"
         )
-        table.append(
+        rows.append(
             [
                 week,
                 f"{dataset['dagster/row_count']:,}",
                 f"{model['test_median_absolute_percentage_error']:.2f} %",
                 _percent(model.get("next_period_median_absolute_percentage_error")),
                 _percent(model.get("next_period_baseline_median_absolute_percentage_error")),
-                how,
+                _how(model),
                 f"{step.seconds:.1f} s",
                 model["training_job"],
             ]
         )
-    return table
+    return (
+        "house_prices: median absolute percentage error; the baseline is the zip code's median "
+        "price\n\n" + _table(rows)
+    )
 
 
-def _dbt_models(definitions: dg.Definitions) -> list[dg.AssetKey]:
+def _incident_triage(demo: Demo) -> str:
+    """A language model fine-tuned on bird-strike reports; its scores, and an answer before and after."""
+    _land_and_build(demo, "raw/incident_reports", "features/incident_triage_examples", MONTHS)
+    dataset_key, model_key = _keys("incident_triage", "fine_tuned_llm")
+    step = demo.run(
+        f"incident_triage of {MODEL_MONTH}: dataset and fine-tuned language model",
+        [dataset_key, model_key],
+        partition=MODEL_MONTH,
+    )
+    dataset, model = step.metadata[dataset_key], step.metadata[model_key]
+    print(
+        f"  {dataset['dagster/row_count']:,} rows, {_how(model)} {model['training_job']}, "
+        f"{model['steps']} steps  {_took(step)}"
+    )
+    rows = [["on the test split", "right answers"]]
+    for name in ("fine_tuned", "word_model", "prompted_base", "commonest_answer"):
+        rows.append([name.replace("_", " "), f"{100 * model[f'{name}_exact_match']:.1f} %"])
+    sample = _telling(model["samples"])
+    return (
+        f"incident_triage: {dataset['rows_test']} held-out reports, {_how(model)} in "
+        f"{model['training_seconds']:.0f} s as {model['training_job']}\n\n{_table(rows)}\n\n"
+        f"asked:         {sample['prompt']}\n"
+        f"before tuning: {sample['before']!r}\n"
+        f"after tuning:  {sample['after']!r}   (right: {sample['completion']!r})"
+    )
+
+
+def _telling(samples: dg.TableMetadataValue) -> Mapping[str, Any]:
+    """The first sample that the fine-tuned model answers right, or else the first one."""
+    records = [record.data for record in samples.records]
+    right = [r for r in records if r["after"] == r["completion"] and r["before"] != r["completion"]]
+    return (right or records)[0]
+
+
+def _land_and_build(demo: Demo, raw: str, features: str, periods: tuple[str, str]) -> None:
+    """Lands a raw table and builds the dbt models up to its features, unless nothing has changed."""
+    raw_key, features_key = dg.AssetKey(raw.split("/")), dg.AssetKey(features.split("/"))
+    landed = demo.run(
+        f"landing {raw}, {periods[0]} to {periods[1]}", [raw_key], partition_range=periods
+    )
+    rows = landed.metadata[raw_key]
+    print(f"  {rows['dagster/row_count']:,} rows in {rows['periods']} periods  {_took(landed)}")
+    models = _dbt_models(demo.definitions, raw_key, features_key)
+    if rows["changed_periods"] == 0 and _is_current(demo, models):
+        print(f"▸ {features}: nothing landed or changed since it was built")
+        return
+    built = demo.run(
+        f"dbt build of {features} and all before it, with their tests",
+        models,
+        partition_range=periods,
+        quiet=True,
+    )
+    count = built.metadata[features_key].get("dagster/row_count")
+    print(f"  {count:,} rows of features  {_took(built)}")
+
+
+def _keys(model: str, asset: str) -> tuple[dg.AssetKey, dg.AssetKey]:
+    return dg.AssetKey([model, "sampled_training_dataset"]), dg.AssetKey([model, asset])
+
+
+def _how(model: Mapping[str, Any]) -> str:
+    return "adopted" if model["adopted"] else "trained"
+
+
+def _dbt_models(
+    definitions: dg.Definitions, raw: dg.AssetKey, features: dg.AssetKey
+) -> list[dg.AssetKey]:
     """The assets between the raw table and the features, the features included."""
     graph = definitions.resolve_asset_graph()
-    selection = dg.AssetSelection.assets(FEATURES).upstream() - dg.AssetSelection.assets(RAW)
+    selection = dg.AssetSelection.assets(features).upstream() - dg.AssetSelection.assets(raw)
     return sorted(selection.resolve(graph))
 
 
@@ -207,18 +262,17 @@ def _percent(value: float | None) -> str:
     return "not landed" if value is None else f"{value:.2f} %"
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    headings = ["week", "rows", "error, test", "error, next week", "baseline, next week"]
-    headings += ["how", "time", "training job"]
-    widths = [max(len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
-    print(
-        "\nhouse_prices: median absolute percentage error; the baseline is the zip code's median price\n"
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows under a heading, in columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [rows[0], ["-" * width for width in widths], *rows[1:]]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
     )
-    for row in [headings, ["-" * width for width in widths], *rows]:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--without-llm", action="store_true", help="leave out the language model")
+    sys.exit(main(with_llm=not parser.parse_args().without_llm))

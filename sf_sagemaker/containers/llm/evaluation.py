@@ -11,9 +11,11 @@ from transformers import PreTrainedTokenizerBase
 from sf_sagemaker.containers.llm.examples import (
     Encoded,
     Example,
+    count_tokens,
     cut_prompt,
     encode,
     encode_completion,
+    instructed,
 )
 from sf_sagemaker.containers.llm.scoring import (
     CausalModel,
@@ -42,9 +44,9 @@ class Scores:
     confusion: dict[str, Any] = field(default_factory=dict)
 
 
-def instruct(answers: Sequence[str]) -> str:
-    """What tells a base model the answers that there are, before the prompt."""
-    return f"The answer is one of: {', '.join(answers)}.\n" if answers else ""
+def name_answers(answers: Sequence[str]) -> str:
+    """An instruction that tells a base model the answers that there are."""
+    return f"The answer is one of: {', '.join(answers)}." if answers else ""
 
 
 def score(
@@ -57,10 +59,13 @@ def score(
     max_tokens: int,
     instruction: str = "",
 ) -> Scores:
-    """The scores of a model on examples, with an instruction before each prompt."""
+    """The scores of a model on examples, with an instruction on a line before each prompt.
+
+    The instruction comes on top of `max_tokens`, so that prompts are cut as they are without it.
+    """
     chosen = examples[:_SCORED_ROWS]
-    max_tokens += len(tokenizer(instruction)["input_ids"]) if instruction else 0
-    told = [Example(instruction + example.prompt, example.completion) for example in chosen]
+    max_tokens += count_tokens(instruction, tokenizer)
+    told = [Example(instructed(e.prompt, instruction), e.completion) for e in chosen]
     encoded = encode(told, tokenizer, max_tokens)
     if not answers:
         losses = completion_losses(model, encoded, pad)

@@ -111,6 +111,16 @@ def cut_prompt(ids: Sequence[int], room: int) -> tuple[int, ...]:
     return (*ids[: room - _KEPT_AT_THE_END], *ids[-_KEPT_AT_THE_END:])
 
 
+def instructed(prompt: str, instruction: str) -> str:
+    """A prompt with an instruction on a line before it."""
+    return f"{instruction}\n{prompt}" if instruction else prompt
+
+
+def count_tokens(text: str, tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The tokens of a text, which may be empty."""
+    return len(tokenizer(text)["input_ids"]) if text else 0
+
+
 def _texts(batch: pa.RecordBatch, name: str, path: Path) -> list[str]:
     """A column's texts without the white space around them; empty where there is none."""
     column = batch.column(name)

@@ -26,7 +26,8 @@ class Hyperparameters:
     `max_tokens` bounds prompt and completion together. `warmup` is the share of steps in which the
     learning rate rises. `balance` goes from 0, completions as frequent as they are, to 1, all of
     them equally frequent. `answers` is the largest number of distinct completions that are taken
-    for a fixed list of answers, to be ranked.
+    for a fixed list of answers, to be ranked. `instruction` is what the untuned base is told before
+    each prompt, where the model is compared with it; None names the answers.
     """
 
     base_model: str
@@ -41,6 +42,7 @@ class Hyperparameters:
     warmup: float = 0.1
     balance: float = 0.0
     answers: int = 20
+    instruction: str | None = None
     seed: int = 0
 
 
@@ -77,6 +79,7 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "warmup": number(0, 1),
     "balance": number(0, 1),
     "answers": whole(0),
+    "instruction": str.strip,
     "seed": whole(0),
 }
 

@@ -28,9 +28,11 @@ from sf_sagemaker.containers.llm.base_model import BaseModel, BaseModelMismatch,
 from sf_sagemaker.containers.llm.examples import (
     Encoded,
     Example,
+    count_tokens,
     cut_prompt,
     encode,
     encode_completion,
+    instructed,
 )
 from sf_sagemaker.containers.llm.model_card import GoldenRow, ModelCard
 from sf_sagemaker.containers.llm.scoring import answer_scores, completion_losses, generate
@@ -101,9 +103,15 @@ class LanguageModel:
         """As completion_loss, of encoded examples."""
         return completion_losses(self.model, encoded, self.pad)
 
-    def generate(self, prompts: Sequence[str], max_tokens: int = 16) -> list[str]:
-        """What the model writes after each prompt, always the likeliest token."""
-        encoded = self._encode(prompts, self.card.max_tokens)
+    def generate(
+        self, prompts: Sequence[str], max_tokens: int = 16, *, instruction: str = ""
+    ) -> list[str]:
+        """What the model writes after each prompt, always the likeliest token.
+
+        An instruction stands on a line before each prompt.
+        """
+        room = self.card.max_tokens + count_tokens(instruction, self.tokenizer)
+        encoded = self._encode([instructed(prompt, instruction) for prompt in prompts], room)
         end = cast(int, self.tokenizer.eos_token_id)
         rows = generate(self.model, encoded, self.pad, end, max_tokens)
         return [str(self.tokenizer.decode(row)).strip() for row in rows]

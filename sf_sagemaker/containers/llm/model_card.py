@@ -36,7 +36,7 @@ class ModelCard:
 
     `base_model` is {"name", "digest"}. `answers` are the completions of the train split where they
     are a fixed list, and empty otherwise. `metrics` are {split: {metric: value}}, `prompted_base`
-    the same for the base with the answers named in the prompt, and `confusion` {split: {"answers",
+    the same for the base with `instruction` on a line before each prompt, and `confusion` {split: {"answers",
     "counts"}}, by actual answer and answer given. `unseen_completions` counts, by split, rows whose
     completion the train split doesn't have, `cut_prompts` rows whose prompt was longer than
     max_tokens allows. `learning_curve` is {split: {"step": […], "loss": […]}}, in nats by token.

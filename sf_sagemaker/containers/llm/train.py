@@ -18,7 +18,7 @@ from sf_sagemaker.containers.llm.base_model import BaseModel, find_base_model
 from sf_sagemaker.containers.llm.checkpoints import CheckpointFolder
 from sf_sagemaker.containers.llm.evaluation import (
     Scores,
-    instruct,
+    name_answers,
     score,
     unseen_completions,
 )
@@ -181,7 +181,7 @@ def _card(
         task="completion",
         hyperparameters=dict(sorted(environment.hyperparameters.items())),
         answers=answers,
-        instruction=instruct(answers),
+        instruction=hyperparameters.instruction or name_answers(answers),
         max_tokens=hyperparameters.max_tokens,
         steps=tuned.steps,
         trainable_parameters=sum(p.numel() for p in tuned.model.parameters() if p.requires_grad),
@@ -243,7 +243,7 @@ def _samples(model: LanguageModel, examples: Sequence[Example]) -> tuple[Sample,
     prompts = [example.prompt for example in examples]
     after = model.generate(prompts)
     with model.untuned():
-        before = model.generate([model.card.instruction + prompt for prompt in prompts])
+        before = model.generate(prompts, instruction=model.card.instruction)
     return tuple(
         Sample(example.prompt, example.completion, *texts)
         for example, *texts in zip(examples, before, after, strict=True)

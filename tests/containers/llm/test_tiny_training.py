@@ -109,6 +109,14 @@ def test_a_checkpoint_of_another_training_is_passed_over(new_job, reports, capsy
     assert "resuming" not in output
 
 
+def test_the_base_is_told_what_the_instruction_says(trained, new_job, reports):
+    card = card_of(trained)
+    assert card["instruction"] == "The answer is one of: abort, landing, other, shutdown."
+    other = card_of(new_job(reports).train(epochs=0.1, instruction="What came of it?"))
+    assert other["instruction"] == "What came of it?"
+    assert other["prompted_base"]["test"] != card["prompted_base"]["test"]
+
+
 def test_the_last_layers_alone_can_be_trained(new_job, reports):
     card = card_of(new_job(reports).train(lora_layers=1, lora_targets="q_proj,v_proj"))
     # rank 8: eight times (128 in + 128 out) for q_proj, and (128 + 64) for v_proj
