@@ -5,6 +5,7 @@ from pathlib import Path
 import dagster as dg
 
 from sf_sagemaker import deployment
+from sf_sagemaker.components.model_component import check_partitions
 
 
 @dg.definitions
@@ -15,7 +16,9 @@ def defs() -> dg.Definitions:
     integration to document its components, which would make each run worker wait for Snowflake's.
     """
     here = Path(__file__).parent
-    return dg.Definitions.merge(
+    definitions = dg.Definitions.merge(
         dg.ComponentTree.for_project(here).build_defs(here / "defs"),
         dg.Definitions(resources=deployment.resources(), executor=dg.in_process_executor),
     )
+    check_partitions(definitions)
+    return definitions

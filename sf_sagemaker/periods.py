@@ -83,7 +83,7 @@ class Period:
 
 @dataclass(frozen=True)
 class Cadence:
-    """Consecutive periods from `start`, up to but excluding the period that contains `end`'s start.
+    """Consecutive periods from `start` on, the last of which ends by `end`.
 
     Weeks begin on the weekday of `start`: nothing depends on a session's week-start setting.
     `end` is exclusive; None means that periods go on with the calendar.

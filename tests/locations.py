@@ -96,11 +96,14 @@ class Project:
     def definitions(self) -> dg.Definitions:
         """What the files describe, bound to the local deployment's resources."""
         from sf_sagemaker import deployment
+        from sf_sagemaker.components.model_component import check_partitions
 
-        return dg.Definitions.merge(
+        definitions = dg.Definitions.merge(
             self.stack.enter_context(self.sandbox.build_all_defs()),
             dg.Definitions(resources=deployment.resources(), executor=dg.in_process_executor),
         )
+        check_partitions(definitions)
+        return definitions
 
 
 @contextmanager

@@ -4,17 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from sf_sagemaker.components.component import within
+from sf_sagemaker.components.component import Attributes, within
 from sf_sagemaker.periods import Cadence, Every, parse_duration, parse_length
 from sf_sagemaker.training.job import Limits
 from sf_sagemaker.warehouse.dataset import SplitFractions
 
 
-class Partitions(dg.Model, dg.Resolvable):
+class Partitions(Attributes):
     """The periods of an asset: each partition is one of them, named by the date on which it starts."""
 
     every: Every = Field(description="Length of a period. Weeks begin on the weekday of `start`.")
@@ -35,6 +36,15 @@ class Partitions(dg.Model, dg.Resolvable):
     def _is_date(cls, value: str | None) -> str | None:
         if value is not None:
             date.fromisoformat(value)
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_timezone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ModuleNotFoundError, ValueError):
+            raise ValueError("no such time zone: write one such as Europe/Zurich or UTC") from None
         return value
 
     @model_validator(mode="after")
@@ -70,7 +80,7 @@ class Partitions(dg.Model, dg.Resolvable):
         )
 
 
-class Splits(dg.Model, dg.Resolvable):
+class Splits(Attributes):
     """Shares of the split keys; a key keeps its split in every dataset of the model."""
 
     train: float = Field(default=0.8, description="Share that the model learns from.")
@@ -89,7 +99,7 @@ class Splits(dg.Model, dg.Resolvable):
         return SplitFractions(train=self.train, validation=self.validation, test=self.test)
 
 
-class Sample(dg.Model, dg.Resolvable):
+class Sample(Attributes):
     """Which rows of the source make up a training dataset."""
 
     window: str = Field(
@@ -111,11 +121,13 @@ class Sample(dg.Model, dg.Resolvable):
     @field_validator("window")
     @classmethod
     def _is_length(cls, value: str) -> str:
-        parse_length(value)
+        length = parse_length(value)
+        if length.hours or length.minutes or length.seconds:
+            raise ValueError("a window is a number of days, weeks, months, quarters or years")
         return value
 
 
-class Compute(dg.Model, dg.Resolvable):
+class Compute(Attributes):
     """What a training job runs on. Only `instance_count` can change its result."""
 
     instance_type: str = Field(
@@ -149,7 +161,7 @@ class Compute(dg.Model, dg.Resolvable):
         )
 
 
-class Retraining(dg.Model, dg.Resolvable):
+class Retraining(Attributes):
     """What starts the training of a period."""
 
     mode: Literal["manual", "every_period"] = Field(

@@ -1,26 +1,56 @@
 """What all components share: mistakes in a defs.yaml are located, down to the attribute's line."""
 
+import re
 from collections.abc import Iterator
-from typing import Any, Self, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
-from pydantic import BaseModel, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from sf_sagemaker.components.errors import InvalidAttribute, invalid_attribute
+from sf_sagemaker.components.errors import InvalidAttribute, invalid_attribute, suggest
 
 
-class Component(dg.Component, dg.Model, dg.Resolvable):
-    """A component whose attributes are validated with the line of each mistake.
+class Attributes(dg.Model, dg.Resolvable):
+    """A group of attributes of a defs.yaml.
 
-    dg itself locates what its schema of the attributes can tell: unknown names, missing ones and
-    wrong types of nested values. What the attributes' own validators find is located here.
+    Its schema lets unknown names through, for `Component.load` to say which one it is and which
+    there are. dg's own check of the schema would only say that the group fits no alternative.
     """
+
+    @classmethod
+    def model(cls) -> type[BaseModel]:
+        """The schema that dg derives for the attributes, open for names that it doesn't know."""
+        if "_open_model" not in cls.__dict__:
+            derived = super().model()
+            config = ConfigDict(**{**derived.model_config, "extra": "allow"})
+            opened = type(derived.__name__, (derived,), {"model_config": config})
+            cls._open_model = opened
+        return cls._open_model
+
+    _open_model: ClassVar[type[BaseModel]]
+
+
+class Component(dg.Component, Attributes):
+    """A component whose attributes are validated with the file and the line of each mistake."""
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
         """The component of a defs.yaml. Raises InvalidAttribute."""
+        unknown = [] if attributes is None else list(_unknown(attributes, ()))
+        if unknown:
+            mistakes = [
+                str(
+                    invalid_attribute(
+                        context,
+                        ".".join((*path, name)),
+                        f"there is no such attribute; {suggest(name, allowed)}",
+                    )
+                )
+                for path, name, allowed in unknown
+            ]
+            raise InvalidAttribute("\n".join(mistakes))
         try:
             return super().load(attributes, context)
         except (ValidationError, ResolutionException) as error:
@@ -29,6 +59,19 @@ class Component(dg.Component, dg.Model, dg.Resolvable):
                 raise
             mistakes = [str(mistake) for mistake in _locate(cls, invalid, context)]
             raise InvalidAttribute("\n".join(mistakes)) from None
+
+
+def _unknown(
+    attributes: BaseModel, path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], str, list[str]]]:
+    """The attributes that no model declares, with their path and the names that are declared."""
+    declared = list(type(attributes).model_fields)
+    for name in attributes.model_extra or {}:
+        yield path, name, declared
+    for name in declared:
+        value = getattr(attributes, name)
+        if isinstance(value, BaseModel):
+            yield from _unknown(value, (*path, name))
 
 
 def within(
@@ -68,6 +111,21 @@ def within(
         return value
 
     return field_validator(*names)(check)
+
+
+_OWNER = re.compile(r"team:[\w.-]+|[^@\s]+@[^@\s]+\.[^@\s]+")
+
+
+def owners_validator() -> Any:
+    """A validator of the attribute `owners`, which Dagster wants as e-mail addresses or teams."""
+
+    def check(values: list[str]) -> list[str]:
+        for value in values:
+            if not _OWNER.fullmatch(value):
+                raise ValueError(f"{value!r} is neither an e-mail address nor a team, as team:name")
+        return values
+
+    return field_validator("owners")(check)
 
 
 def _validation_error(error: BaseException | None) -> ValidationError | None:

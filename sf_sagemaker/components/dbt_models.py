@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import importlib.metadata
 import json
 import re
 import sys
@@ -24,6 +25,7 @@ from sf_sagemaker.components.attributes import Partitions
 from sf_sagemaker.components.component import Component
 from sf_sagemaker.components.errors import invalid_attribute, suggest
 from sf_sagemaker.errors import SfSagemakerError
+from sf_sagemaker.warehouse.warehouse import Warehouse
 
 PROJECT_FOLDER = "dbt_project"  # below the root of the repository
 
@@ -64,7 +66,11 @@ class DbtModels(Component):
             backfill_policy=dg.BackfillPolicy.single_run(),
             dagster_dbt_translator=translator(),
         )
-        def build(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        def build(
+            context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]
+        ) -> Iterator[Any]:
+            with warehouse.writing():
+                pass  # waits, saying for whom, where another process holds the warehouse
             window = context.partition_time_window
             periods = {
                 "period_start": f"{window.start:%Y-%m-%d}",
@@ -90,7 +96,10 @@ class DbtModels(Component):
 def dbt_project(project_root: Path) -> DbtProject:
     """The repository's dbt project, with its own profiles.yml."""
     folder = project_root / PROJECT_FOLDER
-    return DbtProject(project_dir=folder, profiles_dir=folder)
+    # A target folder of its own: dbt's, used by hand, may hold the manifest of another target.
+    return DbtProject(
+        project_dir=folder, profiles_dir=folder, target_path=Path("target", "dagster")
+    )
 
 
 def translator() -> DagsterDbtTranslator:
@@ -107,17 +116,17 @@ def read_manifest(project: DbtProject) -> Mapping[str, Any]:
     doesn't import dbt. A lock keeps processes that load at once from parsing over one another.
     Raises DbtProjectInvalid where dbt can't parse the project.
     """
-    target = project.manifest_path.parent
-    parsed = target / "manifest.digest"
+    manifest = Path(project.manifest_path)
+    parsed = manifest.with_name("manifest.digest")
     digest = _sources_digest(Path(project.project_dir))
-    if not parsed.exists() or parsed.read_text() != digest or not project.manifest_path.exists():
-        target.mkdir(parents=True, exist_ok=True)
-        with (target / "manifest.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not parsed.exists() or parsed.read_text() != digest:
-                _parse(project)
-                parsed.write_text(digest)
-    return json.loads(project.manifest_path.read_text())
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    with manifest.with_name("manifest.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (manifest.exists() and parsed.exists() and parsed.read_text() == digest):
+            parsed.unlink(missing_ok=True)
+            _parse(project)
+            parsed.write_text(digest)
+        return json.loads(manifest.read_text())
 
 
 def find_model(
@@ -160,7 +169,7 @@ def _sources_digest(folder: Path) -> str:
     files = [folder / name for name in _SOURCE_FILES if (folder / name).exists()]
     for name in _SOURCE_FOLDERS:
         files += sorted(path for path in (folder / name).rglob("*") if path.is_file())
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(importlib.metadata.version("dbt-core").encode())
     for file in files:
         digest.update(f"\0{file.relative_to(folder)}\0".encode())
         digest.update(file.read_bytes())

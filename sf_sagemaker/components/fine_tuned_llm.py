@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field, ValidationInfo, field_validator
 
+from sf_sagemaker.components.component import Attributes
 from sf_sagemaker.components.llm_report import llm_kind
 from sf_sagemaker.components.model_component import ModelComponent
 from sf_sagemaker.containers.llm.hyperparameters import PROJECTIONS, parse_hyperparameters
@@ -13,7 +14,7 @@ from sf_sagemaker.warehouse.dataset import DatasetSpec
 _PROMPT, _COMPLETION = "prompt", "completion"  # as SageMaker's data for fine-tuning names them
 
 
-class LoRAHyperparameters(dg.Model, dg.Resolvable):
+class LoRAHyperparameters(Attributes):
     """What a LoRA fine-tuning trains with. Anything left out has the container's own default."""
 
     epochs: float | None = Field(default=None, description="Passes over the training rows.")

@@ -5,13 +5,13 @@ Names and meanings: XGBoost documentation, "XGBoost Parameters".
 
 from typing import Any, Literal
 
-import dagster as dg
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from sf_sagemaker.components.component import Attributes
 from sf_sagemaker.containers.xgboost.hyperparameters import OBJECTIVES, parse_hyperparameters
 
 
-class XGBoostHyperparameters(dg.Model, dg.Resolvable):
+class XGBoostHyperparameters(Attributes):
     """What XGBoost trains with. Anything left out has XGBoost's own default."""
 
     objective: str = Field(

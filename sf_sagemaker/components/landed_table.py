@@ -4,9 +4,10 @@ import dagster as dg
 from pydantic import Field
 
 from sf_sagemaker.components.attributes import Partitions
-from sf_sagemaker.components.component import Component
+from sf_sagemaker.components.component import Component, owners_validator
 from sf_sagemaker.components.errors import invalid_attribute
 from sf_sagemaker.warehouse.dataset import Relation
+from sf_sagemaker.warehouse.errors import EmptyPartition
 from sf_sagemaker.warehouse.landing import land_periods
 from sf_sagemaker.warehouse.warehouse import Warehouse
 
@@ -36,6 +37,8 @@ class LandedTable(Component):
     )
     tags: dict[str, str] = Field(default={}, description="Asset tags.")
 
+    _owners = owners_validator()
+
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """One asset."""
         schema, name = self.table.split(".")
@@ -63,12 +66,27 @@ class LandedTable(Component):
             landing = land_periods(
                 warehouse, table, file, self.event_time, periods, timezone=self.partitions.timezone
             )
-            for result in landing:
-                landed.append(result)
-                context.log.info(
-                    f"{result.partition}: {result.rows} rows"
-                    + (", as before" if result.unchanged else f", {result.previous_rows} before")
-                )
+            try:
+                for result in landing:
+                    landed.append(result)
+                    context.log.info(
+                        f"{result.partition}: {result.rows} rows"
+                        + (
+                            ", as before"
+                            if result.unchanged
+                            else f", {result.previous_rows} before"
+                        )
+                    )
+            except EmptyPartition:
+                for result in landed:  # the run fails, and these periods have landed all the same
+                    context.log_event(
+                        dg.AssetMaterialization(
+                            context.asset_key,
+                            partition=result.partition,
+                            metadata={"dagster/row_count": result.rows},
+                        )
+                    )
+                raise
             return dg.MaterializeResult(
                 metadata={
                     "dagster/row_count": sum(result.rows for result in landed),

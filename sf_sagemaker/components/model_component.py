@@ -10,15 +10,21 @@ from sf_sagemaker.components.attributes import (
     Retraining,
     Sample,
 )
-from sf_sagemaker.components.component import Component, within
+from sf_sagemaker.components.component import (
+    Attributes,
+    Component,
+    owners_validator,
+    within,
+)
 from sf_sagemaker.components.dbt_models import find_model
 from sf_sagemaker.components.errors import invalid_attribute, suggest
 from sf_sagemaker.components.trained_model import ModelKind, trained_model
-from sf_sagemaker.components.training_dataset import training_dataset
+from sf_sagemaker.components.training_dataset import DATASET_ASSET, training_dataset
+from sf_sagemaker.errors import SfSagemakerError
 from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation
 
 
-class Table(dg.Model, dg.Resolvable):
+class Table(Attributes):
     """A table that something other than this project's dbt maintains."""
 
     table: str = Field(
@@ -71,6 +77,7 @@ class ModelComponent(Component):
     )
     tags: dict[str, str] = Field(default={}, description="Asset tags.")
 
+    _owners = owners_validator()
     _delay = within("label_delay", least=0)
 
     def columns_named(self) -> dict[str, list[str]]:
@@ -154,3 +161,28 @@ class ModelComponent(Component):
                         f"the dbt model {self.source!r} has no column {name!r}. "
                         f"{suggest(name, columns)}",
                     )
+
+
+class PartitionsDiffer(SfSagemakerError):
+    """A model whose periods are not those of its source."""
+
+
+def check_partitions(definitions: dg.Definitions) -> None:
+    """Raises PartitionsDiffer for a dataset that isn't partitioned as its source is.
+
+    A dataset's partition depends on the same partition of its source, which must exist. Only the
+    finished definitions know both: they may come from two files.
+    """
+    specs = {spec.key: spec for spec in definitions.resolve_all_asset_specs()}
+    for spec in specs.values():
+        if spec.key.path[-1] != DATASET_ASSET:
+            continue
+        for dep in spec.deps:
+            source = specs.get(dep.asset_key)
+            if source is None or source.partitions_def in (None, spec.partitions_def):
+                continue
+            raise PartitionsDiffer(
+                f"{spec.key.to_user_string()} has the partitions {spec.partitions_def}, and its source "
+                f"{dep.asset_key.to_user_string()} has {source.partitions_def}: give the attribute "
+                "`partitions` of both the same every, start, end and timezone"
+            )

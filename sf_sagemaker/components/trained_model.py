@@ -4,6 +4,8 @@ What differs between kinds of models is a `ModelKind`: the container program, an
 loads the artifact and says in metadata and a check what it is worth.
 """
 
+import hashlib
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -104,7 +106,7 @@ def trained_model(
     *,
     spec: DatasetSpec,
     dataset_key: dg.AssetKey,
-    hyperparameters: Mapping[str, str],
+    hyperparameters: dict[str, str],
     compute: Compute,
     description: str,
     attributes: AssetAttributes,
@@ -119,7 +121,7 @@ def trained_model(
         deps=[dg.AssetDep(dataset_key, partition_mapping=dg.IdentityPartitionMapping())],
         partitions_def=attributes.partitions_def,
         automation_condition=attributes.automation_condition,
-        code_version=program.digest[:12],
+        code_version=_code_version(program, hyperparameters, spec.seed, compute.instance_count),
         group_name=attributes.group,
         owners=attributes.owners,
         tags=attributes.tags,
@@ -171,6 +173,12 @@ def trained_model(
     return trained_model
 
 
+def _code_version(program: Program, *deciding: object) -> str:
+    """Changes with the code and the configuration that decide what a dataset's model will be."""
+    content = json.dumps([program.digest, *deciding], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
 def _committed(storage: Storage, spec: DatasetSpec, partition: str) -> tuple[Manifest, str]:
     """The partition's newest dataset and its folder, with whole files."""
     found = latest_manifest(storage, spec, partition)
@@ -189,7 +197,7 @@ def _job_metadata(result: TrainingResult) -> dict[str, Any]:
         "training_job": result.name,
         "adopted": result.adopted,
         "attempt": result.attempt,
-        "artifact": dg.MetadataValue.url(description.artifact_uri or ""),
+        "artifact": _link(description.artifact_uri or "none"),
     }
     if description.ended_at is not None:
         metadata["trained_at"] = dg.MetadataValue.timestamp(description.ended_at)
@@ -198,5 +206,12 @@ def _job_metadata(result: TrainingResult) -> dict[str, Any]:
             seconds = (description.ended_at - description.started_at).total_seconds()
             metadata["training_seconds"] = seconds
     if description.log is not None:
-        metadata["log"] = dg.MetadataValue.path(description.log)
+        metadata["log"] = _link(description.log)
     return metadata
+
+
+def _link(address: str) -> dg.MetadataValue:
+    """An address that a browser follows, or else a path: pages don't link to local files."""
+    if address.startswith("https://"):
+        return dg.MetadataValue.url(address)
+    return dg.MetadataValue.path(address.removeprefix("file://"))

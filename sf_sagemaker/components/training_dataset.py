@@ -17,6 +17,8 @@ from sf_sagemaker.warehouse.export import (
 )
 from sf_sagemaker.warehouse.warehouse import Warehouse
 
+DATASET_ASSET = "sampled_training_dataset"  # the last part of the asset's key
+
 _SAMPLE_ROWS = 8
 
 
@@ -36,7 +38,7 @@ def training_dataset(
     attributes: AssetAttributes,
 ) -> tuple[dg.AssetsDefinition, dg.AssetChecksDefinition]:
     """The dataset asset of a model, and its check `window_unchanged`."""
-    key = dg.AssetKey([spec.model, "sampled_training_dataset"])
+    key = dg.AssetKey([spec.model, DATASET_ASSET])
 
     @dg.asset(
         key=key,

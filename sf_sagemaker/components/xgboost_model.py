@@ -5,6 +5,7 @@ from typing import Literal
 import dagster as dg
 from pydantic import Field, model_validator
 
+from sf_sagemaker.components.component import Attributes
 from sf_sagemaker.components.errors import invalid_attribute, suggest
 from sf_sagemaker.components.hyperparameters import XGBoostHyperparameters
 from sf_sagemaker.components.model_component import ModelComponent
@@ -14,7 +15,7 @@ from sf_sagemaker.containers.xgboost.hyperparameters import parse_hyperparameter
 from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation, TargetKind
 
 
-class Evaluation(dg.Model, dg.Resolvable):
+class Evaluation(Attributes):
     """How the model is judged."""
 
     metric: str | None = Field(

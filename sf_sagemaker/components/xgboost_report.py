@@ -119,6 +119,7 @@ def _metadata(card: "ModelCard", scores: Mapping[str, Scores], metric: str) -> d
     }
     for rows, figures in scores.items():
         metadata[f"{rows}_rows"] = figures.rows
+        metadata[f"{rows}_rows_of_unknown_classes"] = figures.unscored
         metadata |= {f"{rows}_{name}": value for name, value in figures.model.items()}
         metadata |= {f"{rows}_baseline_{name}": value for name, value in figures.baseline.items()}
     if "next_period" not in scores:

@@ -20,9 +20,13 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics by name, of a model and of its baseline, on the same rows."""
+    """Metrics by name, of a model and of its baseline, on the same rows.
+
+    `unscored` rows have a class that the model doesn't know. Without rows there are no metrics.
+    """
 
     rows: int
+    unscored: int
     model: Mapping[str, float]
     baseline: Mapping[str, float]
 
@@ -38,20 +42,24 @@ def score(
 ) -> Scores:
     """Scores a model and a baseline on labelled rows; a class target is scored by class index.
 
-    Rows of a class that `classes` doesn't have can't be scored and are left out. `positive` says
+    Rows of a class that `classes` doesn't have can't be scored and are counted apart. `positive` says
     that the target is positive by definition, which decides how bias is measured.
     """
     import numpy as np
 
     task: Task = "regression" if classes is None else "classification"
+    given = rows.num_rows
     if classes is None:
         actual = rows[target].to_numpy()
     else:
         index = {label: number for number, label in enumerate(classes)}
         actual = np.array([index.get(label, -1) for label in rows[target].to_pylist()])
         rows, actual = rows.filter(actual >= 0), actual[actual >= 0]
+    unscored = given - rows.num_rows
+    if not rows.num_rows:
+        return Scores(0, unscored, {}, {})
     figures = [
         evaluate(task, actual, predictor.predict(rows), positive=positive)
         for predictor in (model, baseline)
     ]
-    return Scores(rows.num_rows, *figures)
+    return Scores(rows.num_rows, unscored, *figures)

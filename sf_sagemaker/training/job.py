@@ -73,7 +73,7 @@ class TrainingJob:
     """A training of one model on one dataset.
 
     `image` names the container image by digest, or the library versions that stand for it locally.
-    `environment` and `tags` are for reading the job, and must not change its result.
+    `tags` are for reading the job. Attempts of one `checkpoint_series` resume one another.
     """
 
     model: str
@@ -87,6 +87,7 @@ class TrainingJob:
     instance_count: int = 1
     limits: Limits = field(default_factory=Limits)
     tags: Mapping[str, str] = field(default_factory=dict)
+    checkpoint_series: str = "any"
 
     @property
     def digest(self) -> str:
@@ -107,8 +108,8 @@ class TrainingJob:
 
     @property
     def checkpoint_key(self) -> str:
-        """The storage prefix of checkpoints, one for all attempts: their result is the same."""
-        return f"checkpoints/{self.model}/{self.partition}/{self.digest}"
+        """The storage prefix of checkpoints, shared by the attempts of a series: they train the same."""
+        return f"checkpoints/{self.model}/{self.partition}/{self.digest}/{self.checkpoint_series}"
 
     def name(self, attempt: int) -> str:
         """The name of the job's attempt (from 1): letters, digits and hyphens, 63 at most.

@@ -68,8 +68,9 @@ class LibrariesMissing(SfSagemakerError):
 class LocalTrainingPlatform:
     """Runs each host of a job as a process of this machine.
 
-    `python` is the interpreter that programs run under. `environment` is for every job's processes. A host that is told to stop has
-    `grace_seconds` to end before it is killed; SageMaker gives it 120.
+    `python` is the interpreter that programs run under, `environment` is for the processes of every
+    job. A host that is told to stop has `grace_seconds` to end before it is killed; SageMaker gives
+    it 120.
     """
 
     def __init__(

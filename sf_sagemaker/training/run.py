@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sf_sagemaker.training.errors import (
@@ -86,6 +86,9 @@ def run_training_job(
     Raises TrainingJobFailed, TrainingJobStopped, TrainingJobVanished or TooManyAttempts, and what
     the platform raises on creation.
     """
+    if not_before is not None:
+        # A new training starts from nothing, and its own retries resume it.
+        job = replace(job, checkpoint_series=not_before.strftime("%Y%m%dT%H%M%S"))
     for attempt in range(1, max_attempts + 1):
         name = job.name(attempt)
         found = _settled(platform, name, poll_seconds)

@@ -55,9 +55,9 @@ def land_periods(
     table already is left alone. The connection is held between results.
 
     Raises UnreadableFile, ColumnNotFound for an `event_time` the file doesn't have, UnsupportedType
-    for one that isn't a time, EmptyPartition for a period without rows in the file (those in the
-    table stay), and ColumnTypeChanged, before anything is deleted, when the file's columns aren't
-    the table's.
+    for one that isn't a time, ColumnTypeChanged, before anything is deleted, when the file's columns
+    aren't the table's, and, once the others have landed, EmptyPartition for periods without rows in
+    the file: their rows in the table stay.
     """
     with warehouse.writing() as session:
         columns = session.file_columns(file)
@@ -67,8 +67,16 @@ def land_periods(
                 f"{event.name} in {file} is {event.data_type}: rows are landed by a date or a "
                 "timestamp; name another column as event_time"
             )
+        empty = []
         for period in periods:
-            yield _land(session, table, file, columns, event, period, timezone)
+            try:
+                landed = _land(session, table, file, columns, event, period, timezone)
+            except EmptyPartition as error:
+                empty.append(error)
+                continue
+            yield landed
+        if empty:
+            raise EmptyPartition("\n".join(str(error) for error in empty))
 
 
 def _land(

@@ -84,7 +84,7 @@ class Selection:
     def known_by(self, moment: datetime) -> str:
         """The label was known before `moment`: by `available_at`, or by the delay since the event.
 
-        A label that is known at the stroke of `moment` by its delay counts as known.
+        Both strictly: what becomes known on the day of `moment` belongs to what comes after.
         """
         if self.spec.available_at is not None:
             name = self.spec.available_at
@@ -94,7 +94,7 @@ class Selection:
             )
         latest = moment - timedelta(days=self.spec.label_delay)
         event = self.spec.event_time
-        return f"{self.source(event)} <= {self._bound(event, latest)}"
+        return f"{self.source(event)} < {self._bound(event, latest)}"
 
     def labelled(self) -> str:
         """The target is there."""

@@ -172,10 +172,12 @@ def _check_duplicates(session: Session, selection: Selection, in_window: str) ->
     names = [name.lower() for name in selection.spec.row_key]
     keys = ", ".join(selection.source(name) for name in names)
     duplicates = (
-        f"select {keys}, count(*) as times from {selection.table.sql} where {in_window} "
+        f"select {keys}, count(*) as __times from {selection.table.sql} where {in_window} "
         f"group by {keys} having count(*) > 1"
     )
-    found, rows = session.rows(f"select count(*), sum(times) from ({duplicates}) as duplicates")[0]
+    found, rows = session.rows(f"select count(*), sum(__times) from ({duplicates}) as duplicates")[
+        0
+    ]
     if not found:
         return
     examples = session.rows(f"{duplicates} order by {keys} limit 3")

@@ -1,5 +1,7 @@
 """A failing dbt test of severity error keeps what is downstream from being built."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import dagster as dg
@@ -74,3 +76,25 @@ def test_in_automation(location: Location) -> None:
     assert location.materialize([RAW], "2014-05-12").success  # the week as it was delivered
     assert location.materialize(FEATURES, "2014-05-12").success
     assert requested(location) == wanted
+
+
+def test_dbt_waits_for_a_warehouse_that_another_process_holds(
+    location: Location, caplog: pytest.LogCaptureFixture
+) -> None:
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import duckdb, sys, time; connection = duckdb.connect(sys.argv[1]); print('held', flush=True);"
+            "time.sleep(6)",
+            str(location.home / "warehouse.duckdb"),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    with caplog.at_level("INFO", logger="sf_sagemaker.warehouse.duckdb"):
+        result = location.materialize(FEATURES, partitions=WEEKS)
+    assert result.success, failure_of(result)
+    assert holder.wait() == 0
+    assert str(holder.pid) in caplog.text

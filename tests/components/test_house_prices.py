@@ -1,6 +1,7 @@
 """house_prices from raw rows to a trained model, through the repository's own code location."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import dagster as dg
 import duckdb
@@ -105,6 +106,9 @@ def test_force_trains_another_attempt(built: Location, trained: dg.ExecuteInProc
     before, after = metadata_of(trained, MODEL), metadata_of(forced, MODEL)
     assert after["adopted"] is False
     assert after["attempt"] > before["attempt"]
+    log = Path(after["log"]).read_text()
+    assert "[1/400]" in log
+    assert "resum" not in log
     # The same rows, code and seed give the same model.
     assert after["test_mean_absolute_error"] == before["test_mean_absolute_error"]
 

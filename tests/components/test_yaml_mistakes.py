@@ -2,6 +2,8 @@
 
 import pytest
 
+from sf_sagemaker.components.model_component import PartitionsDiffer
+
 MODEL = """
 type: sf_sagemaker.components.XGBoostModel
 attributes:
@@ -38,7 +40,8 @@ def test_the_example_loads(project):
 @pytest.mark.parametrize(
     ("right", "wrong", "line", "says"),
     [
-        ("target_transform: log", "target_transfrom: log", 9, ["target_transfrom", "not permitted"]),
+        ("target_transform: log", "target_transfrom: log", 9,
+         ["attributes.target_transfrom", "did you mean 'target_transform'"]),
         ("target_transform: log", "target_transform: sqrt", 9, ["target_transform", "none", "log"]),
         ("fraction: 1.0", "fraction: 0", 11, ["fraction", "greater than 0"]),
         ("fraction: 1.0", "fraction: 1.5", 11, ["attributes.sample.fraction", "at most 1"]),
@@ -46,7 +49,12 @@ def test_the_example_loads(project):
         ("window: 17 weeks", "window: some weeks", 11, ["window", "17 weeks"]),
         ("every: week", "every: fortnight", 10, ["every", "week", "month"]),
         ('start: "2014-04-28"', 'start: "28.4.2014"', 10, ["start"]),
-        ("num_round: 20", "num_rounds: 20", 12, ["num_rounds", "not permitted"]),
+        ("num_round: 20", "num_rounds: 20", 12,
+         ["attributes.hyperparameters.num_rounds", "did you mean 'num_round'"]),
+        ("fraction: 1.0", "fracton: 1.0", 11, ["attributes.sample.fracton", "did you mean 'fraction'"]),
+        ('end: "2015-06-01"', 'end: "2015-06-01", timezone: Mars/Base', 10, ["timezone", "Mars/Base"]),
+        ("target: price", "target: price\n  owners: [analytics]", 9, ["attributes.owners", "team:name"]),
+        ("window: 17 weeks", "window: 1 hour", 11, ["window", "days, weeks"]),
         ("num_round: 20", "eta: 7", 12, ["attributes.hyperparameters.eta", "expected"]),
         ("num_round: 20", "num_round: many", 12, ["num_round", "integer"]),
         ('"reg:squarederror"', '"reg:squarederr"', 12, ["objective", "reg:squarederror"]),
@@ -117,3 +125,20 @@ def test_a_raw_file_that_is_not_there(project):
     text = message_of(raised.value)
     assert "defs.yaml:4" in text
     assert "houses.parquet" in text
+
+
+def test_periods_other_than_the_sources(project):
+    project.add(
+        "warehouse",
+        """
+        type: sf_sagemaker.components.DbtModels
+        attributes:
+          select: house_prices
+          partitions: {every: week, start: "2014-04-28", end: "2015-06-01"}
+        """,
+    )
+    project.add(
+        "house_prices", MODEL.replace("every: week", "every: month").replace("04-28", "05-01")
+    )
+    with pytest.raises(PartitionsDiffer, match=r"house_price_features.*`partitions`"):
+        project.definitions()

@@ -92,12 +92,13 @@ def test_weeks_in_any_order_end_in_the_same_table(tmp_path: Path) -> None:
 
 
 def test_results_come_as_periods_are_done(warehouse: DuckDBWarehouse, file: Path) -> None:
-    results = land_periods(warehouse, RAW, file, "occurred", [week(0), week(1), week(3)])
+    # The file has no row of the last week, which keeps none of the others from landing.
+    results = land_periods(warehouse, RAW, file, "occurred", [week(0), week(3), week(1)])
     assert next(results).partition == "2024-01-01"
     assert next(results).partition == "2024-01-08"
     with pytest.raises(errors.EmptyPartition, match=r"\[2024-01-22, 2024-01-29\)"):
         next(results)
-    assert len(contents(warehouse)) == 140  # what was done before stays
+    assert len(contents(warehouse)) == 140
 
 
 def test_an_empty_period_leaves_the_rows_that_are_there(

@@ -31,8 +31,8 @@ class Hyperparameters:
     """
 
     base_model: str
-    epochs: float = 2.0
-    learning_rate: float = 1e-3
+    epochs: float = 1.0
+    learning_rate: float = 2e-3
     batch_size: int = 8
     lora_rank: int = 8
     lora_alpha: float = 16.0
