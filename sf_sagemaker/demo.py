@@ -20,8 +20,8 @@ import dagster as dg
 
 WEEKS = ("2014-04-28", "2015-01-05")  # landed
 MODEL_WEEKS = ("2014-12-08", "2014-12-15", "2014-12-22", "2014-12-29")
-MONTHS = ("1990-01-01", "1995-12-01")
-MODEL_MONTH = "1995-12-01"
+MONTHS = ("1994-01-01", "1996-12-01")
+MODEL_MONTH = "1996-12-01"
 
 # Dagster's own log of these runs is in the UI; the terminal gets what a person wants to see.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

@@ -97,7 +97,9 @@ def run_dagster(command: str, *arguments: str, home: Path) -> subprocess.Complet
 
 @pytest.mark.slow
 def test_dagster_finds_the_code_location(tmp_path: Path) -> None:
-    validated = run_dagster("dagster", "definitions", "validate", "-w", "workspace.yaml", home=tmp_path)
+    validated = run_dagster(
+        "dagster", "definitions", "validate", "-w", "workspace.yaml", home=tmp_path
+    )
     said = validated.stdout + validated.stderr
     assert validated.returncode == 0, said
     assert "Validation successful for code location sf_sagemaker" in said

@@ -40,6 +40,17 @@ class LoRAHyperparameters(Attributes):
         description="0: completions as frequent as they are; 1: all equally frequent in training.",
     )
 
+    answers: int | None = Field(
+        default=None,
+        description="Up to so many distinct completions are a list of answers, of which the model's "
+        "likeliest counts; with more, what it writes does.",
+    )
+    instruction: str | None = Field(
+        default=None,
+        description="What the base model is told before a prompt where it is compared, untuned; by "
+        "default the list of answers.",
+    )
+
     @field_validator("*")
     @classmethod
     def _is_allowed(cls, value: Any, info: ValidationInfo) -> Any:

@@ -20,6 +20,7 @@ from containers.training_container import Container, Tables
 from locations import REPOSITORY
 from sf_sagemaker.containers import program_files
 from sf_sagemaker.containers.environment import Environment, StopSignal
+from tiny_language_model import make_tiny_language_model
 
 if find_spec("torch") is None:  # installed without the extra llm
     collect_ignore_glob = ["test_*.py"]
@@ -69,46 +70,10 @@ def reports() -> Tables:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory, reports: Tables) -> Path:
-    """A randomly initialised Llama of two layers, with a tokenizer trained on the reports."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    words = Tokenizer(models.BPE())
-    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    words.decoder = decoders.ByteLevel()
+    """A tiny language model with a tokenizer trained on the reports."""
     texts = [text for part in reports["train"] for text in part["prompt"].to_pylist()]
     texts += [f" {word}" for word in WORDS.values()] * 20
-    words.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=1000,
-            special_tokens=[END],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=END)
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=256,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            bos_token_id=None,
-            eos_token_id=words.token_to_id(END),
-            tie_word_embeddings=True,
-            initializer_range=0.15,  # frozen: with the usual 0.02 no adapter could make it certain
-        )
-    )
-    folder = tmp_path_factory.mktemp("base") / "tiny"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return make_tiny_language_model(tmp_path_factory.mktemp("base") / "tiny", texts)
 
 
 @pytest.fixture(scope="session")
