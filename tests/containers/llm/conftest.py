@@ -32,7 +32,6 @@ WORDS = {
     "Engine Shut Down": "shutdown",
     "Other": "other",
 }
-END = "<|end|>"
 
 
 def examples_of(table: pa.Table) -> pa.Table:
