@@ -10,7 +10,7 @@ extras := dev$(if $(filter-out 0,$(LLM)),$(comma)llm)
 installed := .venv/installed-$(if $(filter-out 0,$(LLM)),with-llm,without-llm)
 python := .venv/bin/python
 
-.PHONY: help install demo dev test test-fast lint constraints clean
+.PHONY: help install demo dev test test-fast bench lint constraints clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,9 @@ test: $(installed)  ## all tests, slow ones included
 
 test-fast: $(installed)  ## the tests that take less than five seconds each
 	$(python) -m pytest -m 'not slow'
+
+bench: $(installed)  ## benchmarks, as ratios measured side by side; takes some ten minutes
+	cd benchmarks && ../$(python) loading.py && ../$(python) chain.py && ../$(python) large.py
 
 lint: $(installed)  ## ruff (style and format) and pyright (types)
 	.venv/bin/ruff check .

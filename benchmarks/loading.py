@@ -1,0 +1,26 @@
+"""Loading the code location against importing dagster and dagster_dbt alone. CPU seconds."""
+
+from statistics import median
+
+from measure import measured
+
+_REPEATS = 5
+
+
+def main() -> None:
+    """Prints both, and their ratio."""
+    imports = "import dagster, dagster_dbt"
+    load = "from sf_sagemaker.definitions import defs; defs()"
+    measured(["-c", load])  # dbt parses its project the first time
+    costs: dict[str, list[float]] = {imports: [], load: []}
+    for _ in range(_REPEATS):
+        for code, seconds in costs.items():
+            seconds.append(measured(["-c", code]).cpu_seconds)
+    base, ours = (median(seconds) for seconds in costs.values())
+    print(f"| {imports} | {base:.2f} CPU s |")
+    print(f"| loading the code location | {ours:.2f} CPU s |")
+    print(f"| ratio | {ours / base:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
