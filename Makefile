@@ -4,6 +4,8 @@ LLM ?= 1
 
 export DAGSTER_HOME := $(CURDIR)/var/dagster
 export VIRTUAL_ENV := $(CURDIR)/.venv
+# Threads that spin while they wait take several times as long beside another busy process.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 comma := ,
 extras := dev$(if $(filter-out 0,$(LLM)),$(comma)llm)
@@ -66,5 +68,5 @@ constraints: $(installed)  ## compiles constraints.txt anew from pyproject.toml
 	rm constraints.new
 
 clean:  ## removes everything that these commands made
-	rm -rf .venv var dbt_project/target dbt_project/logs .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv var logs .tmp_dagster_home_* dbt_project/target dbt_project/logs dbt_project/dbt_packages .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

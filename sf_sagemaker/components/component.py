@@ -26,6 +26,11 @@ class Attributes(dg.Model, dg.Resolvable):
             derived = super().model()
             config = ConfigDict(**{**derived.model_config, "extra": "allow"})
             opened = type(derived.__name__, (derived,), {"model_config": config})
+            # dg drops the descriptions of attributes that have a default.
+            for name, field in cls.model_fields.items():
+                opened.model_fields[name].description = field.description
+                opened.model_fields[name].examples = field.examples
+            opened.model_rebuild(force=True)
             cls._open_model = opened
         return cls._open_model
 

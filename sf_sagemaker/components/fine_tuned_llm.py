@@ -81,6 +81,12 @@ class FineTunedLLM(ModelComponent):
         default=LoRAHyperparameters(), description="What the fine-tuning trains with."
     )
 
+    @field_validator("base_model")
+    @classmethod
+    def _is_base_model(cls, value: str) -> str:
+        parse_hyperparameters({"base_model": value})
+        return value
+
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The model's assets, checks and job."""
         relation, source_key = self.resolve_source(context)

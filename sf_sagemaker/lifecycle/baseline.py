@@ -32,7 +32,8 @@ class Baseline:
         import numpy as np
 
         groups = rows[self.by].to_pylist() if self.by else [None] * rows.num_rows
-        answers = np.stack([self.answers.get(group, self.overall) for group in groups])
+        chosen = [self.answers.get(group, self.overall) for group in groups]
+        answers = np.array(chosen).reshape(len(groups), len(self.overall))
         if answers.shape[1] == 1:
             return answers[:, 0]
         return answers[:, 1] if answers.shape[1] == 2 else answers
@@ -45,7 +46,7 @@ def fit_baseline(
     import pandas as pd
 
     columns = [target] if by is None else [by, target]
-    frame = train.select(list(dict.fromkeys(columns))).to_pandas()
+    frame = train.select(list(dict.fromkeys(columns))).to_pandas(integer_object_nulls=True)
 
     def answer(values: "pd.Series") -> "np.ndarray":
         import numpy as np
