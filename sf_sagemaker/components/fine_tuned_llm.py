@@ -9,7 +9,6 @@ from sf_sagemaker.components.component import Attributes
 from sf_sagemaker.components.llm_report import llm_kind
 from sf_sagemaker.components.model_component import ModelComponent
 from sf_sagemaker.containers.llm.hyperparameters import PROJECTIONS, parse_hyperparameters
-from sf_sagemaker.warehouse.dataset import DatasetSpec
 
 _PROMPT, _COMPLETION = "prompt", "completion"  # as SageMaker's data for fine-tuning names them
 
@@ -90,23 +89,12 @@ class FineTunedLLM(ModelComponent):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The model's assets, checks and job."""
         relation, source_key = self.resolve_source(context)
-        spec = DatasetSpec(
-            model=self.name,
-            source=relation,
-            row_key=tuple(self.row_key),
-            split_key=tuple(self.split_columns()),
-            event_time=self.event_time,
+        spec = self.dataset_spec(
+            relation,
             target=_COMPLETION,
             target_kind="text",
             features=(_PROMPT,),
             string_features="text",
-            available_at=self.available_at,
-            label_delay=self.label_delay,
-            window=self.sample.window,
-            fraction=self.sample.fraction,
-            seed=self.sample.seed,
-            splits=self.sample.splits.fractions(),
-            shards=self.compute.instance_count,
         )
         hyperparameters = {
             "base_model": self.base_model,

@@ -1,5 +1,8 @@
 """What models of every kind have in common: where their rows come from, and how they are sampled."""
 
+from collections.abc import Sequence
+from typing import Literal
+
 import dagster as dg
 from pydantic import Field
 
@@ -21,7 +24,7 @@ from sf_sagemaker.components.errors import invalid_attribute, suggest
 from sf_sagemaker.components.trained_model import ModelKind, trained_model
 from sf_sagemaker.components.training_dataset import DATASET_ASSET, training_dataset
 from sf_sagemaker.errors import SfSagemakerError
-from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation
+from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation, TargetKind
 
 
 class Table(Attributes):
@@ -94,6 +97,37 @@ class ModelComponent(Component):
         if self.split_key is None:
             return self.row_key
         return [self.split_key] if isinstance(self.split_key, str) else self.split_key
+
+    def dataset_spec(
+        self,
+        relation: Relation,
+        *,
+        target: str,
+        target_kind: TargetKind,
+        features: Sequence[str] | None,
+        exclude: Sequence[str] = (),
+        string_features: Literal["categorical", "text"] = "categorical",
+    ) -> DatasetSpec:
+        """The specification of the model's datasets: the kind of model says what is learned."""
+        return DatasetSpec(
+            model=self.name,
+            source=relation,
+            row_key=tuple(self.row_key),
+            split_key=tuple(self.split_columns()),
+            event_time=self.event_time,
+            target=target,
+            target_kind=target_kind,
+            features=tuple(features) if features is not None else None,
+            exclude=tuple(exclude),
+            string_features=string_features,
+            available_at=self.available_at,
+            label_delay=self.label_delay,
+            window=self.sample.window,
+            fraction=self.sample.fraction,
+            seed=self.sample.seed,
+            splits=self.sample.splits.fractions(),
+            shards=self.compute.instance_count,
+        )
 
     def resolve_source(self, context: dg.ComponentLoadContext) -> tuple[Relation, dg.AssetKey]:
         """The source as the warehouse and as Dagster know it.

@@ -12,7 +12,7 @@ from sf_sagemaker.components.model_component import ModelComponent
 from sf_sagemaker.components.xgboost_report import Judgement, xgboost_kind
 from sf_sagemaker.containers.metrics import METRICS
 from sf_sagemaker.containers.xgboost.hyperparameters import parse_hyperparameters
-from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation, TargetKind
+from sf_sagemaker.warehouse.dataset import TargetKind
 
 
 class Evaluation(Attributes):
@@ -61,10 +61,17 @@ class XGBoostModel(ModelComponent):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The model's assets, checks and job."""
         relation, source_key = self.resolve_source(context)
+        spec = self.dataset_spec(
+            relation,
+            target=self.target,
+            target_kind=self._target_kind(),
+            features=self.features,
+            exclude=self.exclude,
+        )
         judgement = Judgement(self._metric(context), self.evaluation.baseline_by)
         return self.definitions(
             xgboost_kind(judgement),
-            self._spec(relation),
+            spec,
             source_key,
             self._training_hyperparameters(),
         )
@@ -86,26 +93,10 @@ class XGBoostModel(ModelComponent):
             "seed": str(self.sample.seed),
         }
 
-    def _spec(self, relation: Relation) -> DatasetSpec:
-        kind: TargetKind = "positive" if self.target_transform == "log" else "numeric"
-        return DatasetSpec(
-            model=self.name,
-            source=relation,
-            row_key=tuple(self.row_key),
-            split_key=tuple(self.split_columns()),
-            event_time=self.event_time,
-            target=self.target,
-            target_kind="class" if self.hyperparameters.classification else kind,
-            features=tuple(self.features) if self.features is not None else None,
-            exclude=tuple(self.exclude),
-            available_at=self.available_at,
-            label_delay=self.label_delay,
-            window=self.sample.window,
-            fraction=self.sample.fraction,
-            seed=self.sample.seed,
-            splits=self.sample.splits.fractions(),
-            shards=self.compute.instance_count,
-        )
+    def _target_kind(self) -> TargetKind:
+        if self.hyperparameters.classification:
+            return "class"
+        return "positive" if self.target_transform == "log" else "numeric"
 
     def _metric(self, context: dg.ComponentLoadContext) -> str:
         classification = self.hyperparameters.classification
