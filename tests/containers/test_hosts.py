@@ -104,8 +104,8 @@ def test_a_dying_host_takes_the_others_along(
     container: Container, houses: Tables, victim: str
 ) -> None:
     container.hosts = ["algo-1", "algo-2", "algo-3"]
-    # A broken connection mostly ends the others at once; the timeout ends them where it doesn't.
-    container.environment["SF_SAGEMAKER_PEER_TIMEOUT"] = "15"
+    # What ends the others is the broken connection, not a timeout.
+    container.environment["SF_SAGEMAKER_PEER_TIMEOUT"] = "600"
     thirds = [houses["train"][0], houses["train"][1].slice(0, 800), houses["train"][1].slice(800)]
     container.write({**houses, "train": thirds}, target="price", kind="positive")
     slow = {**SETTINGS, "num_round": 5000, "max_depth": 8}
@@ -120,7 +120,7 @@ def test_a_dying_host_takes_the_others_along(
             assert ended.status != 0
             assert ended.failure is not None
             assert "another host" in ended.failure
-    assert time.monotonic() - began < 45
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from xgboost.tracker import RabitTracker
 
 from sf_sagemaker.containers.environment import Environment
 from sf_sagemaker.containers.errors import ContainerError
+from sf_sagemaker.containers.xgboost.watch import Watch, listen, watch_followers, watch_leader
 
 _PORT: Final = 9099
 _TIMEOUT: Final = 1800.0  # seconds that hosts may differ in reading their data
@@ -41,6 +42,7 @@ class Group:
         self._port = int(os.environ.get("SF_SAGEMAKER_TRACKER_PORT", _PORT))
         self._timeout = float(os.environ.get("SF_SAGEMAKER_PEER_TIMEOUT", _TIMEOUT))
         self._tracker: RabitTracker | None = None
+        self._watch: Watch | None = None
 
     @property
     def rank(self) -> int:
@@ -120,6 +122,7 @@ class Group:
                     dmlc_retry=1,
                     dmlc_timeout=int(self._timeout),
                 )
+                self._start_watch()
                 return
             except (XGBoostError, socket.gaierror) as error:
                 # A meeting point that isn't open yet is no failure; all else is.
@@ -131,9 +134,31 @@ class Group:
                     ) from error
             time.sleep(_RETRY_SECONDS)
 
+    def _start_watch(self) -> None:
+        """Connects the hosts to the leading one, whose port a collective step tells them."""
+        address = self._resolve(self.hosts[0])
+        listener = listen(address) if self.leads else None
+        port = np.array([listener.getsockname()[1] if listener else 0], dtype=np.int64)
+        port = collective.allreduce(port, collective.Op.MAX)
+        try:
+            if listener is not None:
+                self._watch = watch_followers(listener, len(self.hosts) - 1, self._timeout)
+            else:
+                self._watch = watch_leader(address, int(port[0]), self._timeout)
+        except OSError as error:  # a TimeoutError too
+            raise PeerFailed(
+                f"{self._host} lost another host while they connected: {error}. See the logs of "
+                "the others"
+            ) from error
+
     def _leave(self) -> None:
         if len(self.hosts) <= 1:
             return
+        if self._watch is not None:
+            # All are here, or this step fails: nobody leaves while another still counts on it.
+            self.any(False)
+            self._watch.leave()
+            self._watch = None
         collective.finalize()
         if self._tracker is not None:
             self._tracker.wait_for(timeout=int(self._timeout))
