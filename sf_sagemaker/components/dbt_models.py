@@ -6,7 +6,8 @@ import importlib.metadata
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,10 @@ from dagster_dbt import (
     DagsterDbtTranslatorSettings,
     DbtCliResource,
     DbtProject,
-    dbt_assets,
 )
 from pydantic import Field
 
-from sf_sagemaker.components.attributes import Partitions
+from sf_sagemaker.components.attributes import Freshness, Partitions
 from sf_sagemaker.components.component import Component
 from sf_sagemaker.components.errors import invalid_attribute, suggest
 from sf_sagemaker.errors import SfSagemakerError
@@ -31,6 +31,12 @@ PROJECT_FOLDER = "dbt_project"  # below the root of the repository
 
 _SOURCE_FOLDERS = ("models", "macros", "tests", "seeds", "snapshots", "analyses")
 _SOURCE_FILES = ("dbt_project.yml", "profiles.yml", "packages.yml", "dependencies.yml")
+
+_ASSET_TYPES = ("model", "seed", "snapshot")  # what dbt builds and tests
+# Where DbtCliResource looks for the selection of a run over all of a multi-asset.
+_SELECT_TAG = "dagster_dbt/select"
+# Without dbt's operators, wildcards and lists.
+_PLAIN_SELECTION = re.compile(r"(tag:)?[\w.-]+")
 
 
 class DbtProjectInvalid(SfSagemakerError):
@@ -46,25 +52,45 @@ class DbtModels(Component):
     """
 
     select: str = Field(
-        description="dbt selection of the models to build.", examples=["house_prices", "tag:weekly"]
+        description="Models to build: a folder below models/ (a.b for the folder b in a), a model's name, "
+        "or tag: and a dbt tag.",
+        examples=["house_prices", "house_prices.staging", "house_price_features", "tag:weekly"],
     )
     partitions: Partitions = Field(
         description="Periods of the models: those of the raw tables that they read."
+    )
+    freshness: Freshness | None = Field(
+        default=None, description="How long ago the newest build may be; no limit without it."
     )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """One multi-asset for the selection, with its checks."""
         project = dbt_project(context.project_root)
         manifest = read_manifest(project)
+        nodes = list(_asset_nodes(manifest))
+        selected = [node["unique_id"] for node in nodes if _is_selected(node, self.select)]
+        if not selected:
+            raise invalid_attribute(
+                context,
+                "select",
+                f"{self.select!r} matches no model; it must be a folder below models/, a model's name, or "
+                f"tag: and a dbt tag. {suggest(self.select, _selectable(nodes))}",
+            )
+        specs, check_specs = _specs(manifest, selected, project)
+        if self.freshness is not None:
+            policy = self.freshness.policy()
+            specs = [spec.replace_attributes(freshness_policy=policy) for spec in specs]
 
-        @dbt_assets(
-            manifest=manifest,
-            project=project,
-            select=self.select,
+        # dagster-dbt's own decorator imports dbt's graph to evaluate a selection, which would be
+        # the larger part of what this code location costs to load.
+        @dg.multi_asset(
             name="dbt_build_" + re.sub(r"\W+", "_", self.select),
+            specs=specs,
+            check_specs=check_specs,
+            can_subset=True,
             partitions_def=self.partitions.definition(),
             backfill_policy=dg.BackfillPolicy.single_run(),
-            dagster_dbt_translator=translator(),
+            op_tags={_SELECT_TAG: self.select},
         )
         def build(
             context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]
@@ -83,13 +109,6 @@ class DbtModels(Component):
             )
             yield from invocation.stream().fetch_row_counts().fetch_column_metadata()
 
-        if not build.keys:
-            folders = {node["fqn"][1] for node in _models(manifest) if len(node["fqn"]) > 2}
-            raise invalid_attribute(
-                context,
-                "select",
-                f"{self.select!r} matches no model. {suggest(self.select, folders)}",
-            )
         return dg.Definitions(assets=[build])
 
 
@@ -137,7 +156,11 @@ def find_model(
     Raises InvalidAttribute, naming the models there are, where the project has none.
     """
     manifest = read_manifest(dbt_project(context.project_root))
-    models = {node["name"]: node for node in _models(manifest)}
+    models = {
+        node["name"]: node
+        for node in manifest["nodes"].values()
+        if node["resource_type"] == "model"
+    }
     if name not in models:
         raise invalid_attribute(
             context, attribute, f"no dbt model is named {name!r}. {suggest(name, models)}"
@@ -145,8 +168,57 @@ def find_model(
     return models[name], translator().get_asset_key(models[name])
 
 
-def _models(manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    return (node for node in manifest["nodes"].values() if node["resource_type"] == "model")
+def _asset_nodes(manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The dbt nodes that are assets; an ephemeral model is only a part of others' SQL."""
+    return (
+        node
+        for node in manifest["nodes"].values()
+        if node["resource_type"] in _ASSET_TYPES and node["config"]["materialized"] != "ephemeral"
+    )
+
+
+def _is_selected(node: Mapping[str, Any], select: str) -> bool:
+    """Whether `dbt build --select` builds the node; selections that aren't plain match none.
+
+    As in dbt, a folder may be preceded by the project's name, which also stands for all of it.
+    """
+    if not _PLAIN_SELECTION.fullmatch(select):
+        return False
+    if select.startswith("tag:"):
+        return select.removeprefix("tag:") in node["tags"]
+    paths = (node["fqn"], node["fqn"][1:])
+    return node["name"] == select or any(
+        f"{'.'.join(path)}.".startswith(f"{select}.") for path in paths
+    )
+
+
+def _selectable(nodes: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The folders, names and tags of nodes, as selections."""
+    names: set[str] = set()
+    for node in nodes:
+        folders = node["fqn"][1:-1]
+        names.update(".".join(folders[: depth + 1]) for depth in range(len(folders)))
+        names.update(f"tag:{tag}" for tag in node["tags"])
+        names.add(node["name"])
+    return {name for name in names if _PLAIN_SELECTION.fullmatch(name)}
+
+
+def _specs(
+    manifest: Mapping[str, Any], unique_ids: Sequence[str], project: DbtProject
+) -> tuple[Sequence[dg.AssetSpec], Sequence[dg.AssetCheckSpec]]:
+    """The assets of dbt nodes, and the checks that their dbt tests are."""
+    translate = translator()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # of what dagster-dbt uses itself
+        specs = [translate.get_asset_spec(manifest, unique_id, project) for unique_id in unique_ids]
+    check_specs: list[dg.AssetCheckSpec] = []
+    for unique_id, spec in zip(unique_ids, specs, strict=True):
+        for child in manifest["child_map"][unique_id]:
+            if child.startswith("test."):
+                # None where the test is another model's, or no single one's.
+                check = translate.get_asset_check_spec(spec, manifest, child, project)
+                check_specs += [] if check is None else [check]
+    return specs, check_specs
 
 
 def _dbt(project: DbtProject) -> DbtCliResource:

@@ -7,14 +7,17 @@ compares class indices, shape (n,), with probabilities: shape (n,) for the secon
 or (n, classes).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal
 
 from sf_sagemaker.containers.errors import ContainerError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Task = Literal["regression", "classification"]
 
@@ -69,6 +72,8 @@ def median_absolute_percentage_error(actual: np.ndarray, predicted: np.ndarray) 
     A row whose actual value is zero counts as 0 where it is predicted exactly, else as infinite.
     Raises UndefinedMetric where the median itself is infinite.
     """
+    import numpy as np
+
     actual, predicted = _values(actual, predicted)
     error = np.abs(predicted - actual)
     size = np.abs(actual)
@@ -82,12 +87,16 @@ def median_absolute_percentage_error(actual: np.ndarray, predicted: np.ndarray) 
 
 def mean_absolute_error(actual: np.ndarray, predicted: np.ndarray) -> float:
     """Mean of |predicted - actual|, in the target's units."""
+    import numpy as np
+
     actual, predicted = _values(actual, predicted)
     return float(np.mean(np.abs(predicted - actual)))
 
 
 def root_mean_squared_error(actual: np.ndarray, predicted: np.ndarray) -> float:
     """Root of the mean squared error, in the target's units."""
+    import numpy as np
+
     actual, predicted = _values(actual, predicted)
     return float(np.sqrt(np.mean(np.square(predicted - actual))))
 
@@ -103,6 +112,8 @@ def regression_bias(
     are compared. Raises UndefinedMetric for a positive target that isn't, and where residuals have
     no spread to measure by.
     """
+    import numpy as np
+
     actual, predicted = _values(actual, predicted)
     if positive is None:
         positive = bool((actual > 0).all())
@@ -126,6 +137,8 @@ def regression_bias(
 
 def log_loss(actual: np.ndarray, predicted: np.ndarray) -> float:
     """Mean negative log probability of the actual class, in nats."""
+    import numpy as np
+
     classes, probabilities = _probabilities(actual, predicted)
     chosen = probabilities[np.arange(len(classes)), classes]
     return float(-np.mean(np.log(np.maximum(chosen, np.finfo(np.float32).eps))))
@@ -133,6 +146,8 @@ def log_loss(actual: np.ndarray, predicted: np.ndarray) -> float:
 
 def accuracy(actual: np.ndarray, predicted: np.ndarray) -> float:
     """Share of rows whose most probable class is the actual one."""
+    import numpy as np
+
     classes, probabilities = _probabilities(actual, predicted)
     return float(np.mean(np.argmax(probabilities, axis=1) == classes))
 
@@ -142,6 +157,7 @@ def auc(actual: np.ndarray, predicted: np.ndarray) -> float:
 
     Raises UndefinedMetric where the rows lack a class.
     """
+    import numpy as np
     from sklearn.metrics import roc_auc_score
 
     classes, probabilities = _probabilities(actual, predicted)
@@ -159,6 +175,8 @@ def classification_bias(actual: np.ndarray, predicted: np.ndarray) -> float:
 
     Of the second of two classes; of more than two, of the class where they differ most.
     """
+    import numpy as np
+
     classes, probabilities = _probabilities(actual, predicted)
     count = probabilities.shape[1]
     rates = np.bincount(classes, minlength=count) / len(classes)
@@ -232,6 +250,8 @@ def evaluate(
 
 
 def _values(actual: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    import numpy as np
+
     actual, predicted = np.asarray(actual, dtype=float), np.asarray(predicted, dtype=float)
     if actual.ndim != 1 or actual.shape != predicted.shape:
         raise InvalidPredictions(
@@ -245,6 +265,8 @@ def _values(actual: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.n
 
 def _probabilities(actual: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Class indices of shape (n,), and probabilities of shape (n, classes)."""
+    import numpy as np
+
     actual, predicted = np.asarray(actual, dtype=float), np.asarray(predicted, dtype=float)
     if actual.ndim != 1 or predicted.ndim not in (1, 2) or len(actual) != len(predicted):
         raise InvalidPredictions(
@@ -264,6 +286,8 @@ def _probabilities(actual: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarra
 
 
 def _check(what: str, values: np.ndarray) -> None:
+    import numpy as np
+
     if values.size == 0:
         raise InvalidPredictions(f"no {what}: a metric needs at least one row")
     bad = int((~np.isfinite(values)).sum())
