@@ -50,7 +50,7 @@ def as_plain_functions() -> None:
     from sf_sagemaker.containers.xgboost.model import load_model
     from sf_sagemaker.deployment import home
     from sf_sagemaker.lifecycle.baseline import fit_baseline
-    from sf_sagemaker.lifecycle.evaluation import score
+    from sf_sagemaker.lifecycle.scores import score
     from sf_sagemaker.periods import Cadence
     from sf_sagemaker.storage import LocalStorage
     from sf_sagemaker.training.job import Channel, Program, TrainingJob

@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -31,18 +32,19 @@ def measured(arguments: Sequence[str], **environment: str) -> Cost:
     Raises CalledProcessError where it fails.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    peak = _Peak()
-    started = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", *arguments],
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    output, _ = process.communicate()
-    wall = time.monotonic() - started
-    peak.stop()
+    with tempfile.TemporaryDirectory() as mark:
+        peak = _Peak(mark)
+        started = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", *arguments],
+            env={**os.environ, **environment, "TMPDIR": mark},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        output, _ = process.communicate()
+        wall = time.monotonic() - started
+        peak.stop()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, process.args, output)
@@ -51,11 +53,15 @@ def measured(arguments: Sequence[str], **environment: str) -> Cost:
 
 
 class _Peak:
-    """Watches the processes that were started meanwhile, those that detached themselves too."""
+    """Watches processes, those that detached themselves too.
 
-    def __init__(self) -> None:
+    They are known by their TMPDIR, which a training job inherits: others on this machine don't
+    count.
+    """
+
+    def __init__(self, mark: str) -> None:
         self.megabytes = 0.0
-        self._known = set(_processes())
+        self._mark = f"TMPDIR={mark}".encode()
         self._cpu: dict[int, float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -73,8 +79,10 @@ class _Peak:
     def _watch(self) -> None:
         ticks = os.sysconf("SC_CLK_TCK")
         while not self._stop.wait(_SAMPLE_SECONDS):
-            for pid in set(_processes()) - self._known:
+            for pid in _processes():
                 try:
+                    if self._mark not in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                        continue
                     status = Path(f"/proc/{pid}/status").read_text()
                     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
                 except OSError:

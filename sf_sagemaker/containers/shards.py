@@ -29,7 +29,8 @@ def parquet_files(folder: Path) -> list[Path]:
 def read_batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
     """The columns of a Parquet file in batches of `rows`. Raises CorruptShard and MissingColumn."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        # Buffering ahead would hold the whole file.
+        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
             names = file.schema_arrow.names
             lacking = [name for name in columns if name not in names]
             if lacking:

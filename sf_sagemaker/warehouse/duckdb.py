@@ -97,6 +97,9 @@ class DuckDBDialect:
     def local_time(self, expression: str, timezone: str) -> str:
         return f"timezone({self.text_literal(timezone)}, {expression})"
 
+    def sort_key(self, hexadecimal: str) -> str:
+        return f"cast('0x' || substr({hexadecimal}, 1, 16) as ubigint)"
+
     def not_a_number(self, expression: str) -> str:
         return f"isnan({expression})"
 

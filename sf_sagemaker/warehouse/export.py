@@ -222,19 +222,22 @@ def read_rows(
     end: datetime,
     *,
     known_by: datetime | None = None,
+    labelled: bool = True,
     timezone: str = "UTC",
 ) -> pyarrow.Table:
-    """The labelled rows of events in [start, end), all of them, as a dataset would hold them.
+    """The rows of events in [start, end), all of them, as a dataset would hold them.
 
     Same columns, names and casts as a dataset of `spec`, and `split`, where each row falls; no
-    rows is an empty table. `known_by` leaves out labels that weren't known by then. Bounds are
-    naive, in `timezone`.
+    rows is an empty table. `known_by` leaves out labels that weren't known by then; `labelled` False
+    takes rows whose label is missing, too. Bounds are naive, in `timezone`.
 
     Raises what `select_rows` raises, and what sessions of the warehouse raise.
     """
     with warehouse.reading() as session:
         selection = select_rows(session, spec, timezone)
-        conditions = [selection.in_interval(start, end), selection.labelled()]
+        conditions = [selection.in_interval(start, end)]
+        if labelled:
+            conditions.append(selection.labelled())
         if known_by is not None:
             conditions.append(selection.known_by(known_by))
         rows = selection.rows(" and ".join(conditions), sampled=False)

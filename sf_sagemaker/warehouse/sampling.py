@@ -62,6 +62,8 @@ def split(split_hash: str, fractions: SplitFractions) -> str:
 
 def shard(row_hash: str, shards: int) -> str:
     """An integer expression in 0 … shards - 1, at most 1000 of them (24 bits keep them even)."""
+    if shards == 1:
+        return "0"
     number = " + ".join(
         f"{16 ** (32 - place)} * "
         f"(position(substr({row_hash}, {place}, 1) in '0123456789abcdef') - 1)"

@@ -24,8 +24,9 @@ from sf_sagemaker.warehouse.warehouse import (
 
 _HASH_SPACE = 2**64
 _NUMBERS = ("integer", "decimal", "float", "boolean")
-_RESERVED = ("split", "shard", SPLIT, SHARD, ORDER)  # `shard` is also a folder that readers parse
-_SPLIT_HASH = "__split_hash"
+_ROW_HASH, _SPLIT_HASH = "__row_hash", "__split_hash"
+# `shard` is also a folder that readers parse.
+_RESERVED = ("split", "shard", SPLIT, SHARD, ORDER, _ROW_HASH, _SPLIT_HASH)
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,11 @@ class Selection:
         hashes = [f"{split_hash} as {quote(_SPLIT_HASH)}"]
         sample = ""
         if sampled:
-            order = quote(ORDER)
-            hashes.append(f"{row_hash} as {order}")
-            exported += [f"{sampling.shard(order, spec.shards)} as {quote(SHARD)}", order]
-            sample = f"\nwhere {sampling.membership(order, spec.fraction)}"
+            name = quote(_ROW_HASH)
+            hashes.append(f"{row_hash} as {name}")
+            exported.append(f"{sampling.shard(name, spec.shards)} as {quote(SHARD)}")
+            exported.append(f"{self.dialect.sort_key(name)} as {quote(ORDER)}")
+            sample = f"\nwhere {sampling.membership(name, spec.fraction)}"
         return (
             f"select {', '.join(exported)}\n"
             f"from (\n  select source.*, {', '.join(hashes)}\n"

@@ -18,7 +18,8 @@ from sf_sagemaker.containers.xgboost.hyperparameters import (
     OBJECTIVES,
     Hyperparameters,
 )
-from sf_sagemaker.containers.xgboost.rows import MatrixBlocks, Rows
+from sf_sagemaker.containers.xgboost.matrices import MatrixMaker
+from sf_sagemaker.containers.xgboost.rows import Rows
 
 
 class UnusableTarget(ContainerError):
@@ -69,6 +70,7 @@ def boost(
     target: Target,
     hyperparameters: Hyperparameters,
     *,
+    matrices: MatrixMaker,
     threads: int,
     group: Group,
     checkpoints: CheckpointFolder,
@@ -80,11 +82,11 @@ def boost(
     An interrupted training that starts again makes the same model as one that wasn't interrupted.
     Raises Stopped after a SIGTERM on any host, UndefinedEvaluation, and XGBoostError.
     """
-    matrix = _matrix(train, labels(train.target, target.transform), stop)
+    matrix = matrices.train(train, labels(train.target, target.transform))
     evaluated = [(matrix, "train")]
     if len(validation):
-        held_out = _matrix(validation, labels(validation.target, target.transform), stop, matrix)
-        evaluated.append((held_out, "validation"))
+        held_out = labels(validation.target, target.transform)
+        evaluated.append((matrices.held_out(validation, held_out, matrix), "validation"))
 
     parameters = _parameters(hyperparameters, target, threads)
     resumed = _resume(checkpoints, group, reporter)
@@ -112,14 +114,6 @@ def boost(
     return Boosted(booster[:best], rounds, best, history)
 
 
-def _matrix(
-    rows: Rows, labels: np.ndarray, stop: StopSignal, reference: xgb.DMatrix | None = None
-) -> xgb.QuantileDMatrix:
-    return xgb.QuantileDMatrix(
-        MatrixBlocks(rows, labels, stop.check), ref=reference, enable_categorical=True
-    )
-
-
 def _parameters(hyperparameters: Hyperparameters, target: Target, threads: int) -> dict[str, Any]:
     parameters = {
         **hyperparameters.booster,
@@ -138,7 +132,7 @@ def _parameters(hyperparameters: Hyperparameters, target: Target, threads: int) 
 def _booster(
     parameters: dict[str, Any],
     rounds: int,
-    evaluated: list[tuple[xgb.QuantileDMatrix, str]],
+    evaluated: list[tuple[xgb.DMatrix, str]],
     model: bytes | None,
 ) -> xgb.Booster:
     """A booster that goes on after `rounds` rounds, with random numbers that depend on them."""

@@ -116,7 +116,9 @@ def _is_numeric(kind: pa.DataType) -> bool:
 
 
 def _floats(column: "pa.Array | pa.ChunkedArray") -> np.ndarray:
-    return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    if not pa.types.is_float32(column.type):
+        column = pc.cast(column, pa.float64(), safe=False)
+    return column.to_numpy(zero_copy_only=False)
 
 
 def _codes(column: "pa.Array | pa.ChunkedArray", name: str, levels: Sequence[str]) -> np.ndarray:

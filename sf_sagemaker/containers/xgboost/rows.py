@@ -1,6 +1,6 @@
 """The rows of a split: read once from Parquet, checked, and kept as float32 in a scratch file.
 
-QuantileDMatrix walks its input several times. Decoding Parquet each time is most of its work, so
+XGBoost's matrices walk their input several times. Decoding Parquet each time is most of its work, so
 the encoded rows go to a file without a name, four bytes a value, and are read from there block by
 block: memory stays constant whatever the number of rows.
 """
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import xgboost as xgb
 
 from sf_sagemaker.containers.shards import parquet_files, read_batches
 from sf_sagemaker.containers.xgboost.features import (
@@ -28,10 +27,10 @@ _BLOCK_BYTES = 16 * 1024 * 1024
 class Rows:
     """Encoded rows of a split. `target` is float64 of shape (rows,), as encode_target gives it."""
 
-    def __init__(self, features: Sequence[Feature]) -> None:
+    def __init__(self, features: Sequence[Feature], scratch: Path) -> None:
         self.features = tuple(features)
         self.target = np.empty(0)
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115
         self._sizes: list[int] = []
 
     def __len__(self) -> int:
@@ -52,14 +51,18 @@ class Rows:
 
 
 def read_rows(
-    folder: Path, features: Sequence[Feature], target: Target, check: Callable[[], None]
+    folder: Path,
+    features: Sequence[Feature],
+    target: Target,
+    scratch: Path,
+    check: Callable[[], None],
 ) -> Rows:
     """The rows of all Parquet files under `folder`, in the order of their paths.
 
-    `check` is called between batches, and may raise to end the reading. Raises CorruptShard,
-    MissingColumn and InvalidColumn, naming the file.
+    Their scratch file lies in the folder `scratch`. `check` is called between batches, and may raise
+    to end the reading. Raises CorruptShard, MissingColumn and InvalidColumn, naming the file.
     """
-    rows = Rows(features)
+    rows = Rows(features, scratch)
     targets = [rows.target]
     columns = list(dict.fromkeys([*(feature.name for feature in features), target.name]))
     for path in parquet_files(folder):
@@ -88,30 +91,3 @@ def read_head(folder: Path, columns: Sequence[str], count: int) -> pa.Table:
 
 def _batch_rows(columns: Sequence[str]) -> int:
     return max(1024, _BLOCK_BYTES // (4 * len(columns)))
-
-
-class MatrixBlocks(xgb.DataIter):
-    """Rows as QuantileDMatrix takes them. `labels` are what the objective sees, shape (rows,)."""
-
-    def __init__(self, rows: Rows, labels: np.ndarray, check: Callable[[], None]) -> None:
-        super().__init__(release_data=True)
-        self._rows = rows
-        self._labels = labels
-        self._check = check
-        self._blocks = rows.blocks()
-
-    def reset(self) -> None:
-        self._blocks = self._rows.blocks()
-
-    def next(self, input_data: Callable[..., None]) -> bool:
-        self._check()
-        block, where = next(self._blocks, (None, slice(0)))
-        if block is None:
-            return False
-        input_data(
-            data=block,
-            label=self._labels[where],
-            feature_names=[feature.name for feature in self._rows.features],
-            feature_types=[feature.type_code for feature in self._rows.features],
-        )
-        return True

@@ -5,8 +5,11 @@ The model and its card go to SM_MODEL_DIR of one host: the first that has traini
 """
 
 import platform
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +24,7 @@ from sf_sagemaker.containers.xgboost.checkpoints import CheckpointFolder
 from sf_sagemaker.containers.xgboost.group import Group, PeerFailed
 from sf_sagemaker.containers.xgboost.hyperparameters import Hyperparameters, parse_hyperparameters
 from sf_sagemaker.containers.xgboost.manifest import Dataset, read_manifest
+from sf_sagemaker.containers.xgboost.matrices import MatrixMaker
 from sf_sagemaker.containers.xgboost.model import XGBoostModel, golden_rows
 from sf_sagemaker.containers.xgboost.model_card import ModelCard
 from sf_sagemaker.containers.xgboost.rows import Rows, read_head, read_rows
@@ -58,10 +62,10 @@ def _train(environment: Environment, stop: StopSignal) -> None:
             "early_stopping_rounds needs a validation split, and the dataset's has no rows: widen "
             "its window or its fraction, or train without early_stopping_rounds"
         )
-    with Group(environment) as group:
+    with Group(environment) as group, _scratch(environment) as scratch:
         rows = {
             split: read_rows(
-                environment.channel(split), dataset.features, dataset.target, stop.check
+                environment.channel(split), dataset.features, dataset.target, scratch, stop.check
             )
             for split in SPLITS
         }
@@ -80,6 +84,12 @@ def _train(environment: Environment, stop: StopSignal) -> None:
                 rows["validation"],
                 dataset.target,
                 hyperparameters,
+                matrices=MatrixMaker(
+                    rows=dataset.rows["train"],
+                    max_bin=hyperparameters.booster.get("max_bin", 256),
+                    scratch=scratch,
+                    check=stop.check,
+                ),
                 threads=environment.num_cpus,
                 group=group,
                 checkpoints=CheckpointFolder(environment.checkpoint_dir, identity),
@@ -90,6 +100,16 @@ def _train(environment: Environment, stop: StopSignal) -> None:
                 model = _model(environment, dataset, hyperparameters, rows, boosted)
                 model.save(environment.model_dir)
                 _report(reporter, model)
+
+
+@contextmanager
+def _scratch(environment: Environment) -> Iterator[Path]:
+    """A folder on the job's own disk (/tmp may be memory), which goes with the job if need be."""
+    home = environment.model_dir.parent
+    with tempfile.TemporaryDirectory(
+        prefix="scratch-", dir=home, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
 
 
 def _hosts_with_rows(
