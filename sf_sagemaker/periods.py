@@ -65,6 +65,26 @@ def parse_duration(text: str) -> timedelta:
     )
 
 
+def periods_in(length: str, every: Every) -> int:
+    """How many periods a length such as "26 weeks" has.
+
+    Raises InvalidPeriod unless it is a whole number of them wherever it begins: 3 months are no
+    number of weeks, and no number of days.
+    """
+    wanted = parse_length(length)
+    start = datetime(2001, 1, 1)  # a Monday, the first day of a month, of a quarter and of a year
+    count, moment = 0, start
+    while moment < start + wanted:
+        count += 1
+        moment = start + count * _STEP[every]
+    varies = bool(wanted.months or wanted.years) and every in ("day", "week")
+    if varies or moment != start + wanted:
+        raise InvalidPeriod(
+            f"{length!r} is not a whole number of periods, each of which is a {every}"
+        )
+    return count
+
+
 @dataclass(frozen=True, order=True)
 class Period:
     """A half-open interval [start, end) of naive datetimes in the model's time zone."""

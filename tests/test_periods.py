@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from sf_sagemaker.periods import (
     Cadence,
+    Every,
     InvalidPeriod,
     Period,
     parse_duration,
     parse_length,
+    periods_in,
     trailing_window,
 )
 
@@ -56,6 +58,46 @@ def test_durations_are_the_lengths_that_never_vary() -> None:
     for text in ("1 month", "2 quarters", "1 year"):
         with pytest.raises(InvalidPeriod, match="no fixed duration"):
             parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("length", "every", "count"),
+    [
+        ("26 weeks", "week", 26),
+        ("14 days", "week", 2),
+        ("1 day", "day", 1),
+        ("36 months", "month", 36),
+        ("1 year", "month", 12),
+        ("2 years", "quarter", 8),
+        ("9 months", "quarter", 3),
+        ("4 quarters", "year", 1),
+        ("48 hours", "day", 2),
+    ],
+)
+def test_a_length_has_a_whole_number_of_periods(length: str, every: Every, count: int) -> None:
+    assert periods_in(length, every) == count
+
+
+@pytest.mark.parametrize(
+    ("length", "every"),
+    [
+        ("10 days", "week"),
+        ("3 months", "week"),
+        ("1 month", "day"),  # 28 to 31
+        ("1 year", "day"),
+        ("4 weeks", "month"),
+        ("4 months", "quarter"),
+        ("12 hours", "day"),
+    ],
+)
+def test_a_length_that_is_no_whole_number_of_periods_is_refused(length: str, every: Every) -> None:
+    with pytest.raises(InvalidPeriod, match=f"each of which is a {every}"):
+        periods_in(length, every)
+
+
+def test_a_length_in_periods_is_read_as_any_length() -> None:
+    with pytest.raises(InvalidPeriod, match="17 weeks"):
+        periods_in("fortnight", "week")
 
 
 @given(CADENCES, MOMENTS)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 DRAWS = 200
 LEVEL = 0.95
 
+_AT_ONCE = 4_000_000  # row numbers, 8 bytes each
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -46,8 +48,14 @@ def bootstrap(
     if size == 0:
         return Interval(float("nan"), float("nan"), float("nan"))
     estimate = float(statistic(np.arange(size)[None, :])[0])
-    samples = np.random.default_rng(seed).integers(0, size, size=(draws, size))
-    figures = statistic(samples)
+    random = np.random.default_rng(seed)
+    at_once = max(1, _AT_ONCE // size)
+    figures = np.concatenate(
+        [
+            statistic(random.integers(0, size, size=(min(at_once, draws - done), size)))
+            for done in range(0, draws, at_once)
+        ]
+    )
     figures = figures[~np.isnan(figures)]
     if not figures.size:
         return Interval(estimate, float("nan"), float("nan"))

@@ -103,6 +103,11 @@ class Scorer(Protocol):
     @property
     def measure(self) -> Measure: ...
 
+    @property
+    def held(self) -> int:
+        """How many loaded models may be held in memory at once."""
+        ...
+
     def load(self, artifact: Path) -> Predictor:
         """The model of an unpacked artifact; loading checks its golden rows."""
         ...

@@ -1,181 +1,201 @@
-"""The scores of a model and of the baseline, on the same rows."""
+"""Evaluations in storage: committed or not there, never overwritten, the newest counts."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from sf_sagemaker.lifecycle.baseline import Baseline, fit_baseline
-from sf_sagemaker.lifecycle.evaluation import score
+from sf_sagemaker.lifecycle.evaluation import (
+    CorruptEvaluation,
+    Evaluation,
+    LeftOut,
+    PredictorScores,
+    evaluations_of,
+    read_evaluations,
+    read_outcomes,
+    write_evaluation,
+)
+from sf_sagemaker.lifecycle.intervals import Interval
+from sf_sagemaker.lifecycle.outcomes import REFERENCE, Outcomes
+from sf_sagemaker.storage import LocalStorage
 
-
-@dataclass(frozen=True)
-class ColumnModel:
-    """Predicts what one column says, or three of them: rows and predictions stay together."""
-
-    columns: Sequence[str]
-
-    def predict(self, table: pa.Table) -> np.ndarray:
-        values = np.stack([table[name].to_numpy() for name in self.columns], axis=1)
-        return values[:, 0] if len(self.columns) == 1 else values
-
-
-def constant(value: float | Sequence[float]) -> Baseline:
-    return Baseline(by=None, answers={}, overall=np.atleast_1d(np.asarray(value, dtype=float)))
+NOON = datetime(2024, 2, 5, 12, tzinfo=UTC)
 
 
-def regression(actual: list[float], predicted: list[float]) -> pa.Table:
-    return pa.table({"price": actual, "guess": predicted})
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path)
 
 
-def test_a_regression_is_scored_in_the_units_of_its_target():
-    rows = regression([100.0, 200.0, 400.0], [110.0, 190.0, 300.0])
-    scores = score(ColumnModel(["guess"]), constant(200), rows, "price", classes=None)
-    assert (scores.rows, scores.unscored) == (3, 0)
-    assert scores.model["mean_absolute_error"] == pytest.approx(40)
-    assert scores.model["root_mean_squared_error"] == pytest.approx(math.sqrt(10_200 / 3))
-    assert scores.model["median_absolute_percentage_error"] == pytest.approx(10)
-    assert scores.baseline["mean_absolute_error"] == pytest.approx(100)
-    assert scores.baseline["median_absolute_percentage_error"] == pytest.approx(50)
-    assert scores.model.keys() == scores.baseline.keys()
+def scores(predictor: str = "job-1", error: float = 0.1) -> PredictorScores:
+    return PredictorScores(
+        predictor=predictor,
+        partition="2024-01-22",
+        age=1,
+        warm_up=False,
+        rows=3,
+        unscored=1,
+        error=Interval(error, 0.05, 0.2),
+        bias=Interval(-0.01, -0.02, 0.02),
+        not_finite=0,
+    )
 
 
-def test_the_baseline_answers_for_the_rows_that_the_model_is_scored_on():
-    train = pa.table({"zip": ["a", "a", "b"], "price": [1.0, 3.0, 10.0]})
-    rows = pa.table({"zip": ["b", "a", "c"], "price": [10.0, 2.0, 3.0], "guess": [10.0, 3.0, 4.0]})
-    baseline = fit_baseline(train, "price", by="zip", classes=None)
-    scores = score(ColumnModel(["guess"]), baseline, rows, "price", classes=None)
-    assert scores.baseline["mean_absolute_error"] == 0  # 10, 2 and, for the unknown zip, 3
-    assert scores.model["mean_absolute_error"] == pytest.approx(2 / 3)
-
-
-def test_the_bias_of_a_positive_target_is_a_log_ratio():
-    rows = regression([100.0, 200.0, 400.0], [110.0, 220.0, 440.0])
-    model = ColumnModel(["guess"])
-    positive = score(model, constant(100), rows, "price", classes=None, positive=True)
-    assert positive.model["bias"] == pytest.approx(math.log(1.1))
-    assert positive.baseline["bias"] == pytest.approx(math.log(0.5))
-    other = score(model, constant(100), rows, "price", classes=None, positive=False)
-    assert other.model["bias"] == pytest.approx(2)  # residuals 10, 20, 40: median 20, MAD 10
-    assert other.baseline["bias"] == pytest.approx(-1)  # 0, -100, -300: median -100, MAD 100
-
-
-def test_what_was_said_of_the_target_counts_and_not_what_these_rows_have():
-    rows = regression([0.0, 200.0, 400.0], [110.0, 220.0, 440.0])
-    model, baseline = ColumnModel(["guess"]), constant(100)
-    assert "bias" in score(model, baseline, rows, "price", classes=None).model
-    figures = score(model, baseline, rows, "price", classes=None, positive=True).model
-    assert "bias" not in figures  # undefined: a target said to be positive is zero
-    assert "mean_absolute_error" in figures
-
-
-def test_two_classes_are_scored_with_the_probability_of_the_second():
-    rows = pa.table({"churned": ["no", "yes", "no", "yes"], "p": [0.1, 0.8, 0.6, 0.9]})
-    scores = score(ColumnModel(["p"]), constant([0.5, 0.5]), rows, "churned", classes=["no", "yes"])
-    assert (scores.rows, scores.unscored) == (4, 0)
-    assert scores.model["accuracy"] == 0.75
-    assert scores.model["auc"] == 1
-    assert scores.model["log_loss"] == pytest.approx(-np.log([0.9, 0.8, 0.4, 0.9]).mean())
-    assert scores.model["bias"] == pytest.approx(0.6 - 0.5)
-    assert scores.baseline["log_loss"] == pytest.approx(math.log(2))
-    assert scores.baseline["auc"] == 0.5
-
-
-def test_the_order_of_the_classes_says_which_one_is_predicted():
-    rows = pa.table({"churned": ["no", "yes", "no", "yes"], "p": [0.1, 0.8, 0.6, 0.9]})
-    scores = score(ColumnModel(["p"]), constant([0.5, 0.5]), rows, "churned", classes=["yes", "no"])
-    assert scores.model["accuracy"] == 0.25
-    assert scores.model["auc"] == 0
-
-
-STRIKES = pa.table(
-    {
-        "effect": ["none", "abort", "landing", "none"],
-        "p_none": [0.8, 0.1, 0.2, 0.3],
-        "p_abort": [0.1, 0.7, 0.2, 0.3],
-        "p_landing": [0.1, 0.2, 0.6, 0.4],
+def evaluation(at: datetime = NOON, partition: str = "2024-01-29", **changes) -> Evaluation:
+    values = {
+        "model": "house_prices",
+        "partition": partition,
+        "evaluated_at": at,
+        "metric": "mean_absolute_error",
+        "key": "",
+        "rows": 4,
+        "scores": (scores(),),
     }
-)
-EFFECTS = ["none", "abort", "landing"]
-PROBABILITIES = ColumnModel(["p_none", "p_abort", "p_landing"])
+    return Evaluation(**(values | changes))
 
 
-def test_more_classes_are_scored_with_the_probability_of_each():
-    scores = score(PROBABILITIES, constant([0.5, 0.25, 0.25]), STRIKES, "effect", classes=EFFECTS)
-    assert scores.rows == 4
-    assert scores.model["accuracy"] == 0.75
-    assert scores.model["log_loss"] == pytest.approx(-np.log([0.8, 0.7, 0.6, 0.3]).mean())
-    assert 0.5 < scores.model["auc"] <= 1
-    assert scores.baseline["accuracy"] == 0.5
-    assert scores.baseline["auc"] == 0.5
-    assert scores.baseline["log_loss"] == pytest.approx(-np.log([0.5, 0.25, 0.25, 0.5]).mean())
-
-
-def test_rows_of_classes_that_the_model_does_not_know_are_left_out_and_counted():
-    unknown = pa.table(
-        {
-            "effect": ["shutdown", None],
-            "p_none": [0.2, 0.3],
-            "p_abort": [0.3, 0.3],
-            "p_landing": [0.5, 0.4],
-        }
-    )
-    rows = pa.concat_tables([unknown.slice(0, 1), STRIKES, unknown.slice(1, 1)])
-    baseline = constant([0.5, 0.25, 0.25])
-    scores = score(PROBABILITIES, baseline, rows, "effect", classes=EFFECTS)
-    known = score(PROBABILITIES, baseline, STRIKES, "effect", classes=EFFECTS)
-    assert (scores.rows, scores.unscored) == (4, 2)
-    assert scores.model == known.model
-    assert scores.baseline == known.baseline
-
-
-def test_a_metric_that_the_rows_do_not_define_is_missing():
-    of_one_class = STRIKES.filter(np.array([True, False, False, True]))
-    scores = score(PROBABILITIES, constant([1, 0, 0]), of_one_class, "effect", classes=EFFECTS)
-    assert "auc" not in scores.model
-    assert "auc" not in scores.baseline
-    assert scores.baseline["accuracy"] == 1
-
-
-@pytest.mark.parametrize("effects", [["shutdown", "shutdown"], []])
-def test_without_a_row_of_a_known_class_there_are_no_metrics(effects):
-    empty = [0.1] * len(effects)
-    rows = pa.table({"effect": pa.array(effects, pa.string()), "p": pa.array(empty, pa.float64())})
-    scores = score(ColumnModel(["p"]), constant([0.5, 0.5]), rows, "effect", classes=["none", "x"])
-    assert (scores.rows, scores.unscored) == (0, len(effects))
-    assert dict(scores.model) == dict(scores.baseline) == {}
-
-
-def test_a_regression_without_rows_has_no_metrics():
-    rows = regression([1.0], [1.0]).slice(0, 0)
-    scores = score(ColumnModel(["guess"]), constant(1), rows, "price", classes=None)
-    assert (scores.rows, scores.unscored) == (0, 0)
-    assert dict(scores.model) == dict(scores.baseline) == {}
-
-
-@given(
-    labels=st.lists(st.sampled_from(["a", "b", "c", "d", None]), max_size=30),
-    classes=st.permutations(["a", "b", "c"]),
-)
-def test_scored_and_unscored_rows_are_all_rows(labels, classes):
-    rows = pa.table(
-        {"label": pa.array(labels, pa.string()), "number": pa.array(range(len(labels)), pa.int64())}
+def outcomes(predicted: list) -> Outcomes:
+    count = len(predicted)
+    return Outcomes(
+        rows=np.array([f"row-{number}" for number in range(count)]),
+        splits=np.array(["train", "test", "train"][:count]),
+        actual=np.arange(count, dtype=float),
+        predicted=np.array(predicted, dtype=float),
     )
 
-    class Certain:
-        """Gives each row its own class, so that every row that is scored is right."""
 
-        def predict(self, table: pa.Table) -> np.ndarray:
-            numbers = [classes.index(labels[i]) for i in table["number"].to_pylist()]
-            return np.eye(3)[numbers]
+def test_an_evaluation_is_read_back_as_it_was_written(storage: LocalStorage):
+    undefined = Interval(math.nan, math.nan, math.nan)
+    reference = replace(scores(REFERENCE), partition=None, age=None, error=undefined)
+    written = write_evaluation(
+        storage,
+        evaluation(
+            scores=(scores(), reference),
+            left_out=(LeftOut("job-0", "its artifact is gone"),),
+            run_id="run",
+        ),
+        {},
+    )
+    (read,) = read_evaluations(storage, "house_prices")
+    assert written.key == read.key == "evaluations/house_prices/2024-01-29/20240205T120000000000Z"
+    assert math.isnan(read.scores[1].error.estimate)
+    assert replace(read, scores=()) == replace(written, scores=())
+    assert read.scores[0] == written.scores[0]
+    assert replace(read.scores[1], error=None) == replace(reference, error=None)
 
-    scores = score(Certain(), constant([1 / 3] * 3), rows, "label", classes=classes)
-    known = sum(label in classes for label in labels)
-    assert (scores.rows, scores.unscored) == (known, len(labels) - known)
-    if known:
-        assert scores.model["accuracy"] == 1
+
+def test_outcomes_are_read_by_predictor_and_in_their_shape(storage: LocalStorage):
+    written = {
+        "numbers": outcomes([1.5, math.nan, math.inf]),
+        "probabilities": outcomes([[0.1, 0.2, 0.7], [1, 0, 0]]),
+        "other": outcomes([[0.5, 0.5]]),
+    }
+    its = write_evaluation(storage, evaluation(), written)
+    read = read_outcomes(storage, its, ["probabilities", "numbers", "nobody"])
+    assert set(read) == {"numbers", "probabilities"}
+    for predictor, found in read.items():
+        for name in ("rows", "splits", "actual", "predicted"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(written[predictor], name))
+
+
+def test_the_newest_evaluation_of_each_period_counts(storage: LocalStorage):
+    first = write_evaluation(storage, evaluation(scores=(scores(error=1),)), {})
+    other = write_evaluation(storage, evaluation(partition="2024-01-22"), {})
+    second = write_evaluation(
+        storage, evaluation(NOON + timedelta(days=1), scores=(scores(error=2),)), {}
+    )
+    assert read_evaluations(storage, "house_prices") == [other, second]
+    assert evaluations_of(storage, "house_prices", "2024-01-29") == [first, second]
+    assert read_evaluations(storage, "house") == []
+
+
+@pytest.mark.parametrize("later", [timedelta(0), timedelta(hours=-3)])
+def test_a_clock_that_was_put_back_does_not_hide_what_was_evaluated_last(
+    storage: LocalStorage, later: timedelta
+):
+    first = write_evaluation(storage, evaluation(), {"job-1": outcomes([1.0])})
+    second = write_evaluation(storage, evaluation(NOON + later), {"job-1": outcomes([2.0])})
+    assert second.evaluated_at == first.evaluated_at + timedelta(microseconds=1)
+    assert read_evaluations(storage, "house_prices") == [second]
+    assert read_outcomes(storage, first, ["job-1"])["job-1"].predicted.tolist() == [1.0]
+
+
+def test_times_are_filed_in_utc(storage: LocalStorage):
+    written = write_evaluation(
+        storage, evaluation(datetime(2024, 2, 5, 12, tzinfo=timezone(timedelta(hours=9)))), {}
+    )
+    assert written.key.endswith("/20240205T030000000000Z")
+
+
+def test_an_evaluation_that_was_not_finished_is_none(storage: LocalStorage):
+    storage.create(
+        "evaluations/house_prices/2024-01-29/20240205T120000000000Z/outcomes.parquet", b""
+    )
+    assert read_evaluations(storage, "house_prices") == []
+    written = write_evaluation(storage, evaluation(), {"job-1": outcomes([1.0])})
+    assert read_evaluations(storage, "house_prices") == [written]
+    assert len(read_outcomes(storage, written, ["job-1"])["job-1"]) == 1
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def overwritten(content: bytes) -> bytes:
+    return content[:4] + bytes(len(content) // 2) + content[4 + len(content) // 2 :]
+
+
+def empty(content: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize("damage", [cut, overwritten, empty])
+def test_a_damaged_evaluation_is_named(storage: LocalStorage, damage: Callable[[bytes], bytes]):
+    written = write_evaluation(storage, evaluation(), {"job-1": outcomes([1.0])})
+    for name in ("scores.parquet", "outcomes.parquet"):
+        file = storage.path(f"{written.key}/{name}")
+        file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(CorruptEvaluation, match=r"scores\.parquet is not an evaluation"):
+        read_evaluations(storage, "house_prices")
+    with pytest.raises(CorruptEvaluation, match=r"outcomes\.parquet holds no outcomes"):
+        read_outcomes(storage, written, ["job-1"])
+
+
+def test_another_kind_of_file_is_no_evaluation(storage: LocalStorage):
+    written = write_evaluation(storage, evaluation(), {"job-1": outcomes([1.0])})
+    for name in ("scores.parquet", "outcomes.parquet"):
+        pq.write_table(pa.table({"sales": [1, 2]}), storage.path(f"{written.key}/{name}"))
+    with pytest.raises(CorruptEvaluation, match=r"scores\.parquet is not an evaluation"):
+        read_evaluations(storage, "house_prices")
+    with pytest.raises(CorruptEvaluation, match=r"outcomes\.parquet holds no outcomes"):
+        read_outcomes(storage, written, ["job-1"])
+
+
+def test_evaluations_at_the_same_moment_are_all_kept(storage: LocalStorage):
+    with ThreadPoolExecutor(8) as pool:
+        written = list(
+            pool.map(
+                lambda number: write_evaluation(
+                    storage, evaluation(rows=number), {"job-1": outcomes([number])}
+                ),
+                range(8),
+            )
+        )
+    assert len({its.key for its in written}) == 8
+    for its in written:
+        assert read_outcomes(storage, its, ["job-1"])["job-1"].predicted.tolist() == [its.rows]
+    found = evaluations_of(storage, "house_prices", "2024-01-29")
+    assert sorted(its.rows for its in found) == list(range(8))
+
+
+def test_a_folder_that_is_named_by_no_time_is_named(storage: LocalStorage):
+    storage.create("evaluations/house_prices/2024-01-29/yesterday/scores.parquet", b"")
+    with pytest.raises(CorruptEvaluation, match="yesterday doesn't belong there"):
+        write_evaluation(storage, evaluation(), {})
