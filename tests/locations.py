@@ -72,7 +72,7 @@ def failure_of(result: dg.ExecuteInProcessResult) -> str:
 @contextmanager
 def own_deployment(home: Path) -> Iterator[dg.DagsterInstance]:
     """The local deployment in a folder of its own, and a Dagster instance in there."""
-    (home / "dagster").mkdir(parents=True)
+    (home / "dagster").mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SF_SAGEMAKER_HOME", str(home))
         patch.setenv("DO_NOT_TRACK", "1")

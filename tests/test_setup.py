@@ -60,6 +60,8 @@ def test_one_version_of_each_package_is_meant_for_each_python(python: str) -> No
             pinned[requirement.name] = Version(specifier.version)
     for requirement in map(Requirement, dependencies()):
         name = canonicalize_name(requirement.name)
+        if name == "sf-sagemaker":
+            continue  # one extra of the project in another
         assert name in pinned, f"{requirement} is not pinned for Python {python}"
         assert requirement.specifier.contains(pinned[name]), f"{requirement}: {pinned[name]}"
 

@@ -2,17 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
-from typing import Literal
+from datetime import date, datetime, timedelta
+from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dagster as dg
+from dagster_shared.check import CheckError
 from pydantic import Field, field_validator, model_validator
 
 from sf_sagemaker.components.component import Attributes, within
 from sf_sagemaker.periods import Cadence, Every, parse_duration, parse_length
 from sf_sagemaker.training.job import Limits
 from sf_sagemaker.warehouse.dataset import SplitFractions
+
+
+def timezone_validator() -> Any:
+    """A validator of the attribute `timezone`."""
+
+    def check(value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ModuleNotFoundError, ValueError):
+            raise ValueError("no such time zone: write one such as Europe/Zurich or UTC") from None
+        return value
+
+    return field_validator("timezone")(check)
 
 
 class Partitions(Attributes):
@@ -38,14 +52,7 @@ class Partitions(Attributes):
             date.fromisoformat(value)
         return value
 
-    @field_validator("timezone")
-    @classmethod
-    def _is_timezone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ModuleNotFoundError, ValueError):
-            raise ValueError("no such time zone: write one such as Europe/Zurich or UTC") from None
-        return value
+    _timezone = timezone_validator()
 
     @model_validator(mode="after")
     def _is_cadence(self) -> "Partitions":
@@ -61,21 +68,24 @@ class Partitions(Attributes):
             timezone=self.timezone,
         )
 
-    def definition(self) -> dg.TimeWindowPartitionsDefinition:
-        """The same, for Dagster: one partition key for each period of the cadence."""
-        start = datetime.fromisoformat(self.start)
-        cron = {
+    def cron(self) -> str:
+        """When periods begin and end, as a cron expression."""
+        weekday = datetime.fromisoformat(self.start).isoweekday() % 7
+        return {
             "day": "0 0 * * *",
-            "week": f"0 0 * * {start.isoweekday() % 7}",
+            "week": f"0 0 * * {weekday}",
             "month": "0 0 1 * *",
             "quarter": "0 0 1 */3 *",
             "year": "0 0 1 1 *",
         }[self.every]
+
+    def definition(self) -> dg.TimeWindowPartitionsDefinition:
+        """The same, for Dagster: one partition key for each period of the cadence."""
         return dg.TimeWindowPartitionsDefinition(
             start=self.start,
             end=self.end,
             fmt="%Y-%m-%d",
-            cron_schedule=cron,
+            cron_schedule=self.cron(),
             timezone=self.timezone,
         )
 
@@ -143,8 +153,11 @@ class Compute(Attributes):
         default="1 hour", description="A job that runs longer is stopped.", examples=["90 minutes"]
     )
     spot: bool = Field(default=False, description="Use SageMaker managed spot training.")
+    parallel_jobs: int = Field(
+        default=2, description="Training jobs of a backfill that run side by side."
+    )
 
-    _bounds = within("instance_count", least=1, most=100)
+    _bounds = within("instance_count", "parallel_jobs", least=1, most=100)
 
     @field_validator("max_runtime")
     @classmethod
@@ -161,31 +174,106 @@ class Compute(Attributes):
         )
 
 
-class Retraining(Attributes):
-    """What starts the training of a period."""
+class Freshness(Attributes):
+    """How old an asset may grow before Dagster's health says so: a window, or a deadline."""
 
-    mode: Literal["manual", "every_period"] = Field(
+    fail_window: str | None = Field(
+        default=None,
+        description="Age from which on the asset fails its freshness.",
+        examples=["84 days"],
+    )
+    warn_window: str | None = Field(
+        default=None, description="Age from which on it is shown as aging.", examples=["70 days"]
+    )
+    deadline: str | None = Field(
+        default=None,
+        description="Instead of windows: cron expression of the times by which it must be built.",
+        examples=["0 9 * * 1"],
+    )
+    within: str | None = Field(
+        default=None,
+        description="How long before its deadline it may be built.",
+        examples=["12 hours"],
+    )
+    timezone: str = Field(default="UTC", description="Time zone of the deadline.")
+
+    _timezone = timezone_validator()
+
+    @model_validator(mode="after")
+    def _is_policy(self) -> "Freshness":
+        if (self.deadline is None) == (self.fail_window is None):
+            raise ValueError("write either fail_window, or deadline and within")
+        if self.deadline is None and self.within is not None:
+            raise ValueError("within belongs to a deadline, and there is none")
+        if self.deadline is not None and (self.within is None or self.warn_window is not None):
+            raise ValueError("a deadline needs within, and has no warn_window")
+        try:
+            self.policy()  # lengths raise InvalidPeriod, a ValueError
+        except CheckError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def window(self) -> timedelta | None:
+        """The age from which on the asset fails; None where deadlines say so."""
+        return parse_duration(self.fail_window) if self.fail_window else None
+
+    def policy(self) -> dg.FreshnessPolicy:
+        """The same, for Dagster, whose daemon evaluates it."""
+        window = self.window()
+        if window is not None:
+            warn = parse_duration(self.warn_window) if self.warn_window else None
+            return dg.FreshnessPolicy.time_window(fail_window=window, warn_window=warn)
+        assert self.deadline is not None
+        assert self.within is not None
+        return dg.FreshnessPolicy.cron(
+            deadline_cron=self.deadline,
+            lower_bound_delta=parse_duration(self.within),
+            timezone=self.timezone,
+        )
+
+
+class Retraining(Attributes):
+    """What starts the training of the newest landed period."""
+
+    mode: Literal["manual", "automatic", "schedule"] = Field(
         default="manual",
-        description="manual: a person, a job or a backfill. every_period: each period whose source "
-        "has landed and passed its blocking checks is trained once, by itself.",
+        description="manual: a person, a job or a backfill. automatic: a sensor, when the model fails "
+        "its freshness or its decay check, or when its code or configuration changed. schedule: the "
+        "times of `schedule`, each time that a period has landed since.",
+    )
+    schedule: str = Field(
+        default="0 6 * * *",
+        description="Cron expression. In the mode automatic, the times at which a retraining whose "
+        "runs all failed is asked for again.",
+        examples=["0 6 * * 1"],
+    )
+    cool_down: int = Field(
+        default=2,
+        description="Periods that must have landed since the newest model's before a failing decay "
+        "check alone asks for another.",
+    )
+    max_retries: int = Field(default=2, description="Retries of a run that fails.")
+    max_requests: int = Field(
+        default=3,
+        description="Requests for one period whose runs all failed, each with its retries, after "
+        "which a person has to act.",
     )
 
-    def automation_condition(self) -> dg.AutomationCondition | None:
-        """The condition under which Dagster asks for a period of the dataset or of the model.
+    _cool_down = within("cool_down", least=1)
+    _retries = within("max_retries", least=0, most=10)
+    _requests = within("max_requests", least=1, most=10)
 
-        A period that failed is not asked for again: whoever mends the cause also launches it.
-        """
-        if self.mode == "manual":
-            return None
-        condition = dg.AutomationCondition
-        return (
-            condition.missing()
-            & ~condition.in_progress()
-            & ~condition.execution_failed()
-            & ~condition.any_deps_missing()
-            & ~condition.any_deps_in_progress()
-            & condition.all_deps_blocking_checks_passed()
-        )
+    @field_validator("schedule")
+    @classmethod
+    def _is_cron(cls, value: str) -> str:
+        try:
+            dg.ScheduleDefinition(name="any", cron_schedule=value, target="*")
+        except dg.DagsterInvalidDefinitionError:
+            raise ValueError(
+                "not a cron expression: write minute, hour, day of the month, month and day of the "
+                "week, for example '0 6 * * 1' for Mondays at six"
+            ) from None
+        return value
 
 
 @dataclass(frozen=True)
@@ -194,7 +282,7 @@ class AssetAttributes:
 
     cadence: Cadence
     partitions_def: dg.PartitionsDefinition
-    automation_condition: dg.AutomationCondition | None
+    freshness_policy: dg.FreshnessPolicy | None
     group: str
     owners: Sequence[str]
     tags: Mapping[str, str]

@@ -6,9 +6,11 @@ import dagster as dg
 from pydantic import Field, ValidationInfo, field_validator
 
 from sf_sagemaker.components.component import Attributes
+from sf_sagemaker.components.lifecycle_attributes import Evaluation
 from sf_sagemaker.components.llm_report import llm_kind
 from sf_sagemaker.components.model_component import ModelComponent
 from sf_sagemaker.containers.llm.hyperparameters import PROJECTIONS, parse_hyperparameters
+from sf_sagemaker.lifecycle.measures import TextMetric
 
 _PROMPT, _COMPLETION = "prompt", "completion"  # as SageMaker's data for fine-tuning names them
 
@@ -63,12 +65,22 @@ class LoRAHyperparameters(Attributes):
         return {name: _string(value) for name, value in self.model_dump(exclude_none=True).items()}
 
 
+class TextEvaluation(Evaluation):
+    """How a language model is judged on later rows."""
+
+    metric: TextMetric = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default="completion_perplexity",
+        description="The metric that counts; completion_loss is in nats.",
+    )
+
+
 class FineTunedLLM(ModelComponent):
     """A language model, fine-tuned with LoRA to complete prompts, trained by partition.
 
     The source has the columns `prompt`, what the model is asked, and `completion`, the right answer.
-    Gives the assets `<name>/sampled_training_dataset` and `<name>/fine_tuned_llm`, their checks, and
-    the job `<name>_training` that builds both. Needs the project's extra `llm`.
+    Gives the assets `sampled_training_dataset`, `fine_tuned_llm`, `evaluation`, `champion` and
+    `decay_curve` of its name, their checks, the jobs `<name>_training` and `<name>_update`, and what
+    starts them. Needs the project's extra `llm`.
     """
 
     base_model: str = Field(
@@ -78,6 +90,10 @@ class FineTunedLLM(ModelComponent):
     )
     hyperparameters: LoRAHyperparameters = Field(
         default=LoRAHyperparameters(), description="What the fine-tuning trains with."
+    )
+
+    evaluation: TextEvaluation = Field(
+        default=TextEvaluation(), description="How the model is judged on later rows."
     )
 
     @field_validator("base_model")
@@ -101,7 +117,8 @@ class FineTunedLLM(ModelComponent):
             **self.hyperparameters.strings(),
             "seed": str(self.sample.seed),
         }
-        return self.definitions(llm_kind(), spec, source_key, hyperparameters)
+        kind = llm_kind(spec, self.evaluation.metric)
+        return self.definitions(context, kind, spec, source_key, hyperparameters)
 
     def columns_named(self) -> dict[str, list[str]]:
         return {**super().columns_named(), "source": [_PROMPT, _COMPLETION]}

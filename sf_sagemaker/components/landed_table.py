@@ -3,7 +3,7 @@
 import dagster as dg
 from pydantic import Field
 
-from sf_sagemaker.components.attributes import Partitions
+from sf_sagemaker.components.attributes import Freshness, Partitions
 from sf_sagemaker.components.component import Component, owners_validator
 from sf_sagemaker.components.errors import invalid_attribute
 from sf_sagemaker.warehouse.dataset import Relation
@@ -30,6 +30,9 @@ class LandedTable(Component):
     )
     event_time: str = Field(description="Date or timestamp column that puts a row into a period.")
     partitions: Partitions = Field(description="Periods that can be landed.")
+    freshness: Freshness | None = Field(
+        default=None, description="How long ago the newest landing may be; no limit without it."
+    )
     description: str | None = Field(default=None, description="What the rows are, for the UI.")
     group: str | None = Field(default=None, description="Asset group; the schema without one.")
     owners: list[str] = Field(
@@ -55,6 +58,7 @@ class LandedTable(Component):
             tags=self.tags,
             kinds={"parquet", "table"},
             partitions_def=self.partitions.definition(),
+            freshness_policy=self.freshness.policy() if self.freshness else None,
             backfill_policy=dg.BackfillPolicy.single_run(),
         )
         def land(

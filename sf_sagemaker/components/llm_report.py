@@ -13,12 +13,14 @@ import dagster as dg
 
 from sf_sagemaker.components import plots
 from sf_sagemaker.components.trained_model import CHECK, ModelKind, PartitionDataset, Report
+from sf_sagemaker.lifecycle.measures import TextMetric
+from sf_sagemaker.lifecycle.scorers import LanguageModelScorer
 from sf_sagemaker.lifecycle.text_baselines import (
     fit_constant_answer,
     fit_word_model,
     score_answers,
 )
-from sf_sagemaker.warehouse.dataset import Manifest
+from sf_sagemaker.warehouse.dataset import DatasetSpec, Manifest
 
 if TYPE_CHECKING:
     from sf_sagemaker.containers.llm.model_card import ModelCard
@@ -28,8 +30,8 @@ Scores = Mapping[str, Mapping[str, float]]
 _COLUMNS = ("prompt", "completion")
 
 
-def llm_kind() -> ModelKind:
-    """A fine-tuned language model as a kind of model."""
+def llm_kind(spec: DatasetSpec, metric: TextMetric) -> ModelKind:
+    """A fine-tuned language model as a kind of model, for datasets of that specification."""
     return ModelKind(
         asset_name="fine_tuned_llm",
         program="llm",
@@ -38,6 +40,7 @@ def llm_kind() -> ModelKind:
         "commonest answer is right, and than the base model that is told the answers.",
         check_dataset=_any_dataset,
         report=_report,
+        scorer=LanguageModelScorer(spec, metric),
     )
 
 

@@ -1,6 +1,7 @@
 """What models of every kind have in common: where their rows come from, and how they are sampled."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import dagster as dg
@@ -9,10 +10,12 @@ from pydantic import Field
 from sf_sagemaker.components.attributes import (
     AssetAttributes,
     Compute,
+    Freshness,
     Partitions,
     Retraining,
     Sample,
 )
+from sf_sagemaker.components.champion import ChampionRules, champion
 from sf_sagemaker.components.component import (
     Attributes,
     Component,
@@ -20,10 +23,21 @@ from sf_sagemaker.components.component import (
     within,
 )
 from sf_sagemaker.components.dbt_models import find_model
+from sf_sagemaker.components.decay_curve import decay_curve
 from sf_sagemaker.components.errors import invalid_attribute, suggest
+from sf_sagemaker.components.evaluation import evaluation
+from sf_sagemaker.components.lifecycle_attributes import Decay, Evaluation, InputDrift, Promotion
+from sf_sagemaker.components.replay import replay_sensor
+from sf_sagemaker.components.retraining import (
+    RetrainedModel,
+    retraining_definitions,
+    retraining_policy,
+)
 from sf_sagemaker.components.trained_model import ModelKind, trained_model
 from sf_sagemaker.components.training_dataset import DATASET_ASSET, training_dataset
+from sf_sagemaker.components.update import update_definitions, update_job
 from sf_sagemaker.errors import SfSagemakerError
+from sf_sagemaker.periods import InvalidPeriod
 from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation, TargetKind
 
 
@@ -68,6 +82,19 @@ class ModelComponent(Component):
     partitions: Partitions = Field(description="Periods; the same as those of the source.")
     sample: Sample = Field(description="Window, fraction, seed and splits of the training dataset.")
     compute: Compute = Field(default=Compute(), description="What the training job runs on.")
+    evaluation: Evaluation = Field(
+        default=Evaluation(), description="How the model is judged on later rows."
+    )
+    decay: Decay = Field(default=Decay(), description="When the champion counts as decayed.")
+    input_drift: InputDrift = Field(
+        default=InputDrift(), description="When its inputs count as drifted."
+    )
+    promotion: Promotion = Field(
+        default=Promotion(), description="When a challenger takes over from the champion."
+    )
+    freshness: Freshness | None = Field(
+        default=None, description="How old dataset and model may grow; no limit without it."
+    )
     retraining: Retraining = Field(
         default=Retraining(), description="What starts the training of a period."
     )
@@ -90,6 +117,7 @@ class ModelComponent(Component):
             "split_key": self.split_columns(),
             "event_time": [self.event_time],
             "available_at": [self.available_at] if self.available_at else [],
+            "input_drift.ignore": self.input_drift.ignore,
         }
 
     def split_columns(self) -> list[str]:
@@ -146,16 +174,18 @@ class ModelComponent(Component):
 
     def definitions(
         self,
+        context: dg.ComponentLoadContext,
         kind: ModelKind,
         spec: DatasetSpec,
         source_key: dg.AssetKey,
         hyperparameters: dict[str, str],
     ) -> dg.Definitions:
-        """Dataset and model with their checks, and the job that builds both."""
+        """All of a model's assets with their checks, its jobs, and what starts those."""
+        cadence = self.partitions.cadence()
         attributes = AssetAttributes(
-            cadence=self.partitions.cadence(),
+            cadence=cadence,
             partitions_def=self.partitions.definition(),
-            automation_condition=self.retraining.automation_condition(),
+            freshness_policy=self.freshness.policy() if self.freshness else None,
             group=self.group or self.name,
             owners=self.owners,
             tags=self.tags,
@@ -172,13 +202,83 @@ class ModelComponent(Component):
             description=self.description or f"A model of `{spec.target}` of `{spec.source}`.",
             attributes=attributes,
         )
+        with _located(context, "evaluation.max_age"):
+            max_age = self.evaluation.oldest(cadence)
+        with _located(context, "decay.rolling"):
+            limits = self.decay.limits(cadence, text=spec.target_kind == "text")
+        evaluated = evaluation(
+            spec=spec,
+            scorer=kind.scorer,
+            model_key=model.key,
+            source_key=source_key,
+            max_age=max_age,
+            attributes=attributes,
+        )
+        rules = ChampionRules(
+            limits=limits,
+            promotion=self.promotion.rules(
+                spec.seed, self.freshness.window() if self.freshness else None
+            ),
+            max_effect=self.input_drift.max_effect,
+            ignored=self.input_drift.ignore,
+        )
+        in_force = champion(
+            spec=spec,
+            scorer=kind.scorer,
+            model_key=model.key,
+            evaluation_key=evaluated.key,
+            rules=rules,
+            attributes=attributes,
+        )
+        curve = decay_curve(
+            spec=spec,
+            scorer=kind.scorer,
+            evaluation_key=evaluated.key,
+            tolerance=self.decay.max_relative_excess_error,
+            configured=self.freshness.window() if self.freshness else None,
+            attributes=attributes,
+        )
+        assets = RetrainedModel(self.name, source_key, dataset.key, model.key, in_force.key)
+        return dg.Definitions.merge(
+            dg.Definitions(
+                assets=[dataset, model, evaluated, in_force, curve], asset_checks=[window_unchanged]
+            ),
+            self._training_job(assets),
+            update_definitions(assets, evaluated.key, partitions=self.partitions, tags=self.tags),
+            dg.Definitions(
+                sensors=[
+                    replay_sensor(
+                        assets,
+                        job_name=update_job(self.name),
+                        cadence=cadence,
+                        policy=retraining_policy(
+                            cadence, spec.window, self.freshness, self.retraining
+                        )
+                        if self.retraining.mode == "automatic"
+                        else None,
+                    )
+                ]
+            ),
+            retraining_definitions(
+                assets,
+                cadence=cadence,
+                window=spec.window,
+                freshness=self.freshness,
+                retraining=self.retraining,
+                tags=self.tags,
+            ),
+        )
+
+    def _training_job(self, assets: RetrainedModel) -> dg.Definitions:
+        """The job with which a person trains a period."""
         job = dg.define_asset_job(
             f"{self.name}_training",
-            selection=dg.AssetSelection.assets(dataset.key, model.key),
-            description=f"Samples the training dataset of {self.name} and trains its model.",
+            selection=dg.AssetSelection.assets(*assets.built),
+            description=f"Samples the training dataset of {self.name}, trains its model, and considers "
+            "it as the champion.",
             tags=self.tags,
         )
-        return dg.Definitions(assets=[dataset, model], asset_checks=[window_unchanged], jobs=[job])
+        return dg.Definitions(jobs=[job])
 
     def _check_columns(self, context: dg.ComponentLoadContext, columns: list[str]) -> None:
         """Columns against the dbt model's documented ones, where it documents any.
@@ -195,6 +295,15 @@ class ModelComponent(Component):
                         f"the dbt model {self.source!r} has no column {name!r}. "
                         f"{suggest(name, columns)}",
                     )
+
+
+@contextmanager
+def _located(context: dg.ComponentLoadContext, attribute: str) -> Iterator[None]:
+    """Raises InvalidAttribute for a length that is no whole number of periods."""
+    try:
+        yield
+    except InvalidPeriod as error:
+        raise invalid_attribute(context, attribute, str(error)) from error
 
 
 class PartitionsDiffer(SfSagemakerError):

@@ -30,7 +30,7 @@ def target_distribution(
         axes.set_ylabel("rows")
         axes.legend(frameon=False)
 
-    return _markdown(draw, f"Distribution of {name}")
+    return markdown(draw, f"Distribution of {name}")
 
 
 def class_distribution(counts: Mapping[str, int], name: str) -> dg.MarkdownMetadataValue:
@@ -41,7 +41,7 @@ def class_distribution(counts: Mapping[str, int], name: str) -> dg.MarkdownMetad
         axes.invert_yaxis()
         axes.set_xlabel("rows")
 
-    return _markdown(draw, f"Rows by {name}")
+    return markdown(draw, f"Rows by {name}")
 
 
 def learning_curve(
@@ -58,7 +58,7 @@ def learning_curve(
         axes.set_yscale("log")
         axes.legend(frameon=False)
 
-    return _markdown(draw, "Learning curve")
+    return markdown(draw, "Learning curve")
 
 
 def feature_importance(
@@ -75,7 +75,7 @@ def feature_importance(
         axes.tick_params(axis="y", labelsize=8)
         axes.set_xlabel("share of total gain, %")
 
-    return _markdown(draw, "Feature importance")
+    return markdown(draw, "Feature importance")
 
 
 def loss_by_step(curve: Mapping[str, Mapping[str, Sequence[float]]]) -> dg.MarkdownMetadataValue:
@@ -88,7 +88,7 @@ def loss_by_step(curve: Mapping[str, Mapping[str, Sequence[float]]]) -> dg.Markd
         axes.set_ylabel("loss, nats a token")
         axes.legend(frameon=False)
 
-    return _markdown(draw, "Loss while training")
+    return markdown(draw, "Loss while training")
 
 
 def confusion_matrix(
@@ -110,20 +110,27 @@ def confusion_matrix(
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(count), ha="center", va="center", color=color)
 
-    return _markdown(draw, "Answers given on the test split")
+    return markdown(draw, "Answers given on the test split")
 
 
-def _markdown(draw: Callable, title: str) -> dg.MarkdownMetadataValue:
-    """Draws on fresh axes, away from pyplot's global state, and embeds the PNG as Markdown."""
+def markdown(
+    draw: Callable, title: str, *, panels: int = 1, height: float = _SIZE[1]
+) -> dg.MarkdownMetadataValue:
+    """Draws on fresh axes, away from pyplot's global state, and embeds the PNG as Markdown.
+
+    `draw` gets the axes of each panel, from the top down; they share the horizontal axis. `height`
+    is that of the whole picture, in inches.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(_SIZE[0], height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title)
-    draw(axes)
+    axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
+    axes[0].set_title(title)
+    draw(*axes)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     encoded = base64.b64encode(buffer.getvalue()).decode()

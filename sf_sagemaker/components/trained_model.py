@@ -7,18 +7,22 @@ loads the artifact and says in metadata and a check what it is worth.
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 from pydantic import Field
 
 from sf_sagemaker.components.attributes import AssetAttributes, Compute
+from sf_sagemaker.components.partitioned import Materialized, materialize_each
 from sf_sagemaker.containers import program_files
 from sf_sagemaker.errors import SfSagemakerError
+from sf_sagemaker.lifecycle.outcomes import Scorer
+from sf_sagemaker.lifecycle.registry import describe_model, register_model
 from sf_sagemaker.storage import Storage
 from sf_sagemaker.training.job import Channel, Program, TrainingJob
 from sf_sagemaker.training.pipes import JobMessages, PipesTrainingClient
@@ -90,7 +94,7 @@ class ModelKind:
     """A kind of model. `program` names the container program and its image's framework.
 
     `check_dataset` raises, before a job is started, where the dataset can't be reported on;
-    `report` gets the folder of the unpacked artifact.
+    `report` gets the folder of the unpacked artifact. `scorer` is how its models are evaluated later.
     """
 
     asset_name: str
@@ -99,6 +103,7 @@ class ModelKind:
     check_description: str
     check_dataset: Callable[[Manifest], None]
     report: Callable[[Path, PartitionDataset], Report]
+    scorer: Scorer
 
 
 def trained_model(
@@ -120,8 +125,9 @@ def trained_model(
         description=description,
         deps=[dg.AssetDep(dataset_key, partition_mapping=dg.IdentityPartitionMapping())],
         partitions_def=attributes.partitions_def,
-        automation_condition=attributes.automation_condition,
-        code_version=_code_version(program, hyperparameters, spec.seed, compute.instance_count),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        freshness_policy=attributes.freshness_policy,
+        code_version=model_code_version(kind, spec, hyperparameters, compute),
         group_name=attributes.group,
         owners=attributes.owners,
         tags=attributes.tags,
@@ -135,47 +141,70 @@ def trained_model(
         storage: dg.ResourceParam[Storage],
         training_platform: dg.ResourceParam[TrainingPlatform],
         training_messages: dg.ResourceParam[JobMessages],
-    ) -> Iterator[dg.MaterializeResult]:
-        manifest, folder = _committed(storage, spec, context.partition_key)
-        kind.check_dataset(manifest)
-        job = TrainingJob(
-            model=spec.model,
-            partition=context.partition_key,
-            program=program,
-            image=training_platform.image(kind.program),
-            dataset_fingerprint=manifest.fingerprint.value,
-            channels=(
-                Channel("train", f"{folder}/train", "sharded"),
-                Channel("validation", f"{folder}/validation"),
-                Channel("test", f"{folder}/test"),
-                Channel("manifest", f"{folder}/manifest.json"),
-            ),
-            hyperparameters=hyperparameters,
-            seed=spec.seed,
-            instance_count=compute.instance_count,
-            limits=compute.limits(),
-        )
+    ) -> dg.MaterializeResult:
         client = PipesTrainingClient(training_messages)
-        result = client.run(
-            context=context, job=job, platform=training_platform, force=config.force
-        ).result
-        with tempfile.TemporaryDirectory() as scratch:
-            artifact = training_platform.fetch_artifact(result.name, Path(scratch))
-            report = kind.report(
-                artifact, PartitionDataset(manifest, folder, storage, warehouse, attributes)
+
+        def train(partition: str, interrupted: Event) -> Materialized:
+            manifest, folder = _committed(storage, spec, partition)
+            kind.check_dataset(manifest)
+            job = TrainingJob(
+                model=spec.model,
+                partition=partition,
+                program=program,
+                image=training_platform.image(kind.program),
+                dataset_fingerprint=manifest.fingerprint.value,
+                channels=(
+                    Channel("train", f"{folder}/train", "sharded"),
+                    Channel("validation", f"{folder}/validation"),
+                    Channel("test", f"{folder}/test"),
+                    Channel("manifest", f"{folder}/manifest.json"),
+                ),
+                hyperparameters=hyperparameters,
+                seed=spec.seed,
+                instance_count=compute.instance_count,
+                limits=compute.limits(),
             )
-        yield dg.MaterializeResult(
-            metadata={**report.metadata, **_job_metadata(result)},
-            data_version=dg.DataVersion(result.name),
-            check_results=[report.check],
-        )
+            result = client.run(
+                context=context,
+                job=job,
+                platform=training_platform,
+                force=config.force,
+                interrupted=interrupted if len(context.partition_keys) > 1 else None,
+            ).result
+            with tempfile.TemporaryDirectory() as scratch:
+                artifact = training_platform.fetch_artifact(result.name, Path(scratch))
+                report = kind.report(
+                    artifact, PartitionDataset(manifest, folder, storage, warehouse, attributes)
+                )
+            description = result.description
+            register_model(
+                storage,
+                describe_model(
+                    manifest,
+                    folder,
+                    training_job=result.name,
+                    artifact_uri=description.artifact_uri or "",
+                    trained_at=(description.ended_at or datetime.now(UTC)).isoformat(),
+                ),
+            )
+            return Materialized(
+                metadata={**report.metadata, **_job_metadata(result)},
+                data_version=result.name,
+                checks=[report.check],
+            )
+
+        return materialize_each(context, train, parallel=compute.parallel_jobs)
 
     return trained_model
 
 
-def _code_version(program: Program, *deciding: object) -> str:
+def model_code_version(
+    kind: ModelKind, spec: DatasetSpec, hyperparameters: dict[str, str], compute: Compute
+) -> str:
     """Changes with the code and the configuration that decide what a dataset's model will be."""
-    content = json.dumps([program.digest, *deciding], sort_keys=True)
+    program = Program(*program_files(kind.program))
+    deciding = [program.digest, hyperparameters, spec.seed, compute.instance_count]
+    content = json.dumps(deciding, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 

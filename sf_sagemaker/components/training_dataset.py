@@ -1,5 +1,6 @@
 """The asset `<model>/sampled_training_dataset`, and the check that watches its window."""
 
+from threading import Event
 from typing import Any
 
 import dagster as dg
@@ -7,6 +8,7 @@ from pydantic import Field
 
 from sf_sagemaker.components import plots
 from sf_sagemaker.components.attributes import AssetAttributes
+from sf_sagemaker.components.partitioned import Materialized, materialize_each
 from sf_sagemaker.storage import Storage
 from sf_sagemaker.warehouse.dataset import SPLITS, DatasetSpec, Manifest
 from sf_sagemaker.warehouse.export import (
@@ -50,7 +52,8 @@ def training_dataset(
         ),
         deps=[dg.AssetDep(source_key, partition_mapping=dg.IdentityPartitionMapping())],
         partitions_def=attributes.partitions_def,
-        automation_condition=attributes.automation_condition,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        freshness_policy=attributes.freshness_policy,
         code_version=spec.digest,
         group_name=attributes.group,
         owners=attributes.owners,
@@ -63,24 +66,27 @@ def training_dataset(
         warehouse: dg.ResourceParam[Warehouse],
         storage: dg.ResourceParam[Storage],
     ) -> dg.MaterializeResult:
-        export = export_dataset(
-            warehouse,
-            storage,
-            spec,
-            attributes.cadence,
-            context.partition_key,
-            attempt=context.run_id[:8],
-            accept_type_changes=config.accept_type_changes,
-        )
-        manifest = export.manifest
-        context.log.info(
-            f"{manifest.rows()} rows in {len(manifest.files)} files at {storage.uri(export.key)}"
-            + (" (unchanged, reused)" if export.reused else "")
-        )
-        return dg.MaterializeResult(
-            metadata=_metadata(manifest, storage, export.key, reused=export.reused),
-            data_version=dg.DataVersion(manifest.fingerprint.value),
-        )
+        def export(partition: str, _: Event) -> Materialized:
+            exported = export_dataset(
+                warehouse,
+                storage,
+                spec,
+                attributes.cadence,
+                partition,
+                attempt=context.run_id[:8],
+                accept_type_changes=config.accept_type_changes,
+            )
+            manifest = exported.manifest
+            context.log.info(
+                f"{manifest.rows()} rows in {len(manifest.files)} files at "
+                f"{storage.uri(exported.key)}" + (" (unchanged, reused)" if exported.reused else "")
+            )
+            return Materialized(
+                metadata=_metadata(manifest, storage, exported.key, reused=exported.reused),
+                data_version=manifest.fingerprint.value,
+            )
+
+        return materialize_each(context, export)
 
     @dg.asset_check(
         asset=key,

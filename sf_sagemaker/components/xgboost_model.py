@@ -5,9 +5,9 @@ from typing import Literal
 import dagster as dg
 from pydantic import Field, model_validator
 
-from sf_sagemaker.components.component import Attributes
 from sf_sagemaker.components.errors import invalid_attribute, suggest
 from sf_sagemaker.components.hyperparameters import XGBoostHyperparameters
+from sf_sagemaker.components.lifecycle_attributes import Evaluation
 from sf_sagemaker.components.model_component import ModelComponent
 from sf_sagemaker.components.xgboost_report import Judgement, xgboost_kind
 from sf_sagemaker.containers.metrics import METRICS
@@ -15,14 +15,9 @@ from sf_sagemaker.containers.xgboost.hyperparameters import parse_hyperparameter
 from sf_sagemaker.warehouse.dataset import TargetKind
 
 
-class Evaluation(Attributes):
-    """How the model is judged."""
+class BaselineEvaluation(Evaluation):
+    """How the model is judged, beside a baseline when it is new and on later rows ever after."""
 
-    metric: str | None = Field(
-        default=None,
-        description="The metric that counts: median_absolute_percentage_error for a numeric target "
-        "and log_loss for classes, unless named.",
-    )
     baseline_by: str | None = Field(
         default=None,
         description="Column whose groups the baseline answers for: the median of the target in the "
@@ -34,8 +29,9 @@ class Evaluation(Attributes):
 class XGBoostModel(ModelComponent):
     """An XGBoost model of one column of a dbt model, trained by partition.
 
-    Gives the assets `<name>/sampled_training_dataset` and `<name>/trained_xgboost_model`, their
-    checks, and the job `<name>_training` that builds both.
+    Gives the assets `sampled_training_dataset`, `trained_xgboost_model`, `evaluation`, `champion` and
+    `decay_curve` of its name, their checks, the jobs `<name>_training` and `<name>_update`, and what
+    starts them.
     """
 
     target: str = Field(description="Column to predict.")
@@ -51,7 +47,9 @@ class XGBoostModel(ModelComponent):
     hyperparameters: XGBoostHyperparameters = Field(
         default=XGBoostHyperparameters(), description="What XGBoost trains with."
     )
-    evaluation: Evaluation = Field(default=Evaluation(), description="How the model is judged.")
+    evaluation: BaselineEvaluation = Field(
+        default=BaselineEvaluation(), description="How the model is judged."
+    )
 
     @model_validator(mode="after")
     def _objective_and_transform_go_together(self) -> "XGBoostModel":
@@ -70,7 +68,8 @@ class XGBoostModel(ModelComponent):
         )
         judgement = Judgement(self._metric(context), self.evaluation.baseline_by)
         return self.definitions(
-            xgboost_kind(judgement),
+            context,
+            xgboost_kind(judgement, spec),
             spec,
             source_key,
             self._training_hyperparameters(),

@@ -14,8 +14,9 @@ from sf_sagemaker.components.trained_model import CHECK, ModelKind, PartitionDat
 from sf_sagemaker.containers.metrics import METRICS
 from sf_sagemaker.errors import SfSagemakerError
 from sf_sagemaker.lifecycle.baseline import Baseline, fit_baseline
-from sf_sagemaker.lifecycle.evaluation import Scores, score
-from sf_sagemaker.warehouse.dataset import Manifest
+from sf_sagemaker.lifecycle.scorers import XGBoostScorer
+from sf_sagemaker.lifecycle.scores import Scores, score
+from sf_sagemaker.warehouse.dataset import DatasetSpec, Manifest
 
 if TYPE_CHECKING:
     from sf_sagemaker.containers.xgboost.model_card import ModelCard
@@ -96,8 +97,8 @@ class Judgement:
         )
 
 
-def xgboost_kind(judgement: Judgement) -> ModelKind:
-    """XGBoost as a kind of model."""
+def xgboost_kind(judgement: Judgement, spec: DatasetSpec) -> ModelKind:
+    """XGBoost as a kind of model, for datasets of that specification."""
     return ModelKind(
         asset_name="trained_xgboost_model",
         program="xgboost",
@@ -106,6 +107,7 @@ def xgboost_kind(judgement: Judgement) -> ModelKind:
         "baseline's.",
         check_dataset=judgement.check_dataset,
         report=judgement.report,
+        scorer=XGBoostScorer(spec, judgement.metric),
     )
 
 

@@ -7,26 +7,35 @@ holds it.
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import Protocol
 
 import dagster as dg
 from dagster_pipes import PipesDefaultMessageWriter
 
+from sf_sagemaker.errors import SfSagemakerError
 from sf_sagemaker.training.job import TrainingJob
 from sf_sagemaker.training.platform import JobDescription, LogLine, TrainingPlatform
 from sf_sagemaker.training.run import TrainingResult, run_training_job
 
-JOB_TAG = "sf_sagemaker/training_job"
-
 _FOLLOW_SECONDS = 0.1
 
 StepContext = dg.OpExecutionContext | dg.AssetExecutionContext
+
+
+class WaitInterrupted(SfSagemakerError):
+    """A wait for a training job that was given up, because its run was interrupted."""
+
+
+def job_tag(name: str) -> dict[str, str]:
+    """The tag of a run that holds the training job of that name; a run may hold several."""
+    return {f"sf_sagemaker/{name}": "training job"}
 
 
 class JobMessages(Protocol):
@@ -111,11 +120,12 @@ class TrainingInvocation(dg.PipesClientCompletedInvocation):
 
 
 class PipesTrainingClient(dg.PipesClient):
-    """Runs training jobs from Dagster steps."""
+    """Runs training jobs from Dagster steps. The threads of a step share one client."""
 
     def __init__(self, messages: JobMessages, *, poll_seconds: float = 1.0) -> None:
         self._messages = messages
         self._poll_seconds = poll_seconds
+        self._tagging = Lock()  # Dagster reads a run's tags and writes them back: one would be lost
 
     def run(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -125,11 +135,14 @@ class PipesTrainingClient(dg.PipesClient):
         platform: TrainingPlatform,
         force: bool = False,
         extras: Mapping[str, object] | None = None,
+        interrupted: Event | None = None,
     ) -> TrainingInvocation:
         """Trains `job`, or adopts the attempt that did or does, and waits until it has completed.
 
         The job's log goes to the step's standard output. `force` trains anew unless an attempt was
-        created since this run, or the run that it retries, was. Raises as `run_training_job` does.
+        created since this run, or the run that it retries, was. A step that waits for several jobs
+        in threads sets `interrupted` when it is interrupted: the wait ends with WaitInterrupted.
+        Raises as `run_training_job` does.
         """
         sessions: list[dg.PipesSession] = []
 
@@ -145,7 +158,8 @@ class PipesTrainingClient(dg.PipesClient):
                 yield session.get_bootstrap_env_vars()
 
         def on_attempt(name: str) -> None:
-            context.instance.add_run_tags(context.run_id, {JOB_TAG: name})
+            with self._tagging:
+                context.instance.add_run_tags(context.run_id, job_tag(name))
             context.log.info(f"training job {name}")
 
         def on_status(description: JobDescription) -> None:
@@ -156,7 +170,14 @@ class PipesTrainingClient(dg.PipesClient):
 
         def on_log(line: LogLine) -> None:
             host = f"{line.host}  " if job.instance_count > 1 else ""
-            sys.stdout.write(f"{host}{line.text}\n")
+            partition = f"{job.partition}  " if interrupted is not None else ""
+            sys.stdout.write(f"{partition}{host}{line.text}\n")
+
+        def pause(seconds: float) -> None:
+            if interrupted is None:
+                time.sleep(seconds)
+            elif interrupted.wait(seconds):
+                raise WaitInterrupted(f"the run was interrupted while it waited for {job.name(1)}")
 
         result = run_training_job(
             job,
@@ -167,6 +188,7 @@ class PipesTrainingClient(dg.PipesClient):
             on_status=on_status,
             on_log=on_log,
             should_stop=lambda name: _nobody_wants(context, name),
+            pause=pause,
             poll_seconds=self._poll_seconds,
         )
         return TrainingInvocation(sessions[-1], result)
@@ -195,7 +217,7 @@ def _nobody_wants(context: StepContext, name: str) -> bool:
         return False
     holders = instance.get_runs(
         filters=dg.RunsFilter(
-            tags={JOB_TAG: name},
+            tags=job_tag(name),
             statuses=[
                 dg.DagsterRunStatus.QUEUED,
                 dg.DagsterRunStatus.STARTING,

@@ -69,6 +69,7 @@ def run_training_job(
     on_status: Callable[[JobDescription], None] = _log_status,
     on_attempt: Callable[[str], None] = lambda name: None,
     should_stop: Callable[[str], bool] = lambda name: False,
+    pause: Callable[[float], None] = time.sleep,
     poll_seconds: float = 1.0,
     max_attempts: int = 100,
 ) -> TrainingResult:
@@ -81,7 +82,8 @@ def run_training_job(
     its start, also when adopting, and `on_status` on each change of status.
 
     When something interrupts the wait, the job goes on, for a later run to adopt, unless
-    `should_stop(name)` says that nobody wants it any more.
+    `should_stop(name)` says that nobody wants it any more. `pause` waits for some seconds; it may
+    raise, to interrupt the wait.
 
     Raises TrainingJobFailed, TrainingJobStopped, TrainingJobVanished or TooManyAttempts, and what
     the platform raises on creation.
@@ -91,7 +93,7 @@ def run_training_job(
         job = replace(job, checkpoint_series=not_before.strftime("%Y%m%dT%H%M%S"))
     for attempt in range(1, max_attempts + 1):
         name = job.name(attempt)
-        found = _settled(platform, name, poll_seconds)
+        found = _settled(platform, name, pause, poll_seconds)
         if found is not None and not _adoptable(found, platform, not_before):
             continue
         with open_messages(name) as environment:
@@ -99,7 +101,9 @@ def run_training_job(
             try:
                 on_attempt(name)
                 adopted = found is not None or not _created(platform, job, name, environment)
-                description, log_tail = _wait(platform, name, on_log, on_status, poll_seconds)
+                description, log_tail = _wait(
+                    platform, name, on_log, on_status, pause, poll_seconds
+                )
                 ended = True
             finally:
                 if not ended and should_stop(name):
@@ -113,7 +117,9 @@ def run_training_job(
     raise TooManyAttempts(job.name(1), job.name(max_attempts))
 
 
-def _settled(platform: TrainingPlatform, name: str, poll_seconds: float) -> JobDescription | None:
+def _settled(
+    platform: TrainingPlatform, name: str, pause: Callable[[float], None], poll_seconds: float
+) -> JobDescription | None:
     """The job of that name, once it is no longer stopping; None where there is none."""
     while True:
         try:
@@ -122,7 +128,7 @@ def _settled(platform: TrainingPlatform, name: str, poll_seconds: float) -> JobD
             return None
         if description.status is not JobStatus.STOPPING:
             return description
-        _pause(poll_seconds)
+        pause(_jittered(poll_seconds))
 
 
 def _adoptable(
@@ -151,6 +157,7 @@ def _wait(
     name: str,
     on_log: Callable[[LogLine], None],
     on_status: Callable[[JobDescription], None],
+    pause: Callable[[float], None],
     poll_seconds: float,
 ) -> tuple[JobDescription, Sequence[LogLine]]:
     """How the job ended, and the last lines of its log, all of which have been passed on."""
@@ -172,11 +179,11 @@ def _wait(
             on_log(line)
         log_tail.extend(lines)
         if not description.status.ended:
-            _pause(poll_seconds)
+            pause(_jittered(poll_seconds))
         elif not lines:
             return description, tuple(log_tail)
 
 
-def _pause(seconds: float) -> None:
+def _jittered(seconds: float) -> float:
     # Runs that a schedule starts together don't poll together.
-    time.sleep(seconds * random.uniform(0.8, 1.2))
+    return seconds * random.uniform(0.8, 1.2)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import dagster as dg
 import duckdb
 import pytest
+import yaml
 
 from locations import REPOSITORY, Location, Project, failure_of
 
@@ -21,11 +22,13 @@ WEEKS = ("2014-05-05", "2014-05-12")
 
 @pytest.fixture
 def location(project: Project, located: Callable[[], Location]) -> Location:
-    """The demo's definitions, with a model that trains on every period by itself."""
+    """The demo's definitions, with a model that retrains by itself."""
     defs = REPOSITORY / "sf_sagemaker" / "defs"
     project.add("warehouse", (defs / "warehouse" / "defs.yaml").read_text())
-    model = (defs / "house_prices" / "defs.yaml").read_text()
-    project.add("house_prices", model + "  retraining: {mode: every_period}\n")
+    model = yaml.safe_load((defs / "house_prices" / "defs.yaml").read_text())
+    model["attributes"]["sample"]["window"] = "2 weeks"
+    model["attributes"]["retraining"] = {"mode": "automatic"}
+    project.add("house_prices", yaml.safe_dump(model))
     made = located()
     assert made.materialize([RAW], partitions=WEEKS).success
     return made
@@ -39,18 +42,14 @@ def damage(location: Location) -> None:
         )
 
 
-def requested(location: Location) -> set[tuple[str, str]]:
-    """What one evaluation of all automation conditions asks for: (asset, partition)."""
-    result = dg.evaluate_automation_conditions(
-        defs=location.definitions, instance=location.instance
-    )
-    return {
-        (key.to_user_string(), partition)
-        for key in location.definitions.resolve_all_asset_keys()
-        if (partitions := result.get_requested_partitions(key))
-        for partition in partitions
-        if partition is not None
-    }
+def requested(location: Location) -> str | None:
+    """The period for which one tick of the sensor asks, or None."""
+    repository = location.definitions.get_repository_def()
+    sensor = repository.get_sensor_def("house_prices_retraining")
+    with dg.build_sensor_context(location.instance, repository_def=repository) as context:
+        requests = sensor.evaluate_tick(context).run_requests or []
+    assert len(requests) <= 1
+    return requests[0].partition_key if requests else None
 
 
 def test_in_a_run(location: Location) -> None:
@@ -64,18 +63,17 @@ def test_in_a_run(location: Location) -> None:
 
 
 def test_in_automation(location: Location) -> None:
-    assert requested(location) == set()  # the features have not been built
+    assert requested(location) is None  # the features have not been built
     assert location.materialize(FEATURES, partitions=WEEKS).success
-    wanted = {(key, week) for key in (DATASET, MODEL) for week in WEEKS}
-    assert requested(location) == wanted
+    assert requested(location) == WEEKS[1]
 
     damage(location)
-    assert not location.materialize(FEATURES, "2014-05-12").success
-    assert requested(location) == set()
+    assert not location.materialize(FEATURES, WEEKS[1]).success
+    assert requested(location) is None
 
-    assert location.materialize([RAW], "2014-05-12").success  # the week as it was delivered
-    assert location.materialize(FEATURES, "2014-05-12").success
-    assert requested(location) == wanted
+    assert location.materialize([RAW], WEEKS[1]).success  # the week as it was delivered
+    assert location.materialize(FEATURES, WEEKS[1]).success
+    assert requested(location) == WEEKS[1]
 
 
 def test_dbt_waits_for_a_warehouse_that_another_process_holds(

@@ -62,7 +62,13 @@ def test_a_right_one_makes_dataset_model_checks_and_job(project: Project, text: 
     graph = definitions.resolve_asset_graph()
     assert graph.get(MODEL).parent_keys == {DATASET}
     assert graph.get(DATASET).parent_keys == {dg.AssetKey(["features", "incident_triage_examples"])}
-    assert {key.name for key in graph.asset_check_keys} == {"beats_baseline", "window_unchanged"}
+    assert {key.name for key in graph.asset_check_keys} == {
+        "beats_baseline",
+        "window_unchanged",
+        "decay",
+        "input_drift",
+        "freshness_window",
+    }
     assert graph.get(MODEL).owners == ["team:analytics"]
     assert graph.get(MODEL).partitions_def == graph.get(DATASET).partitions_def
     assert definitions.resolve_job_def("incident_triage_training")

@@ -68,6 +68,8 @@ def test_the_example_loads(project):
         ("metric: median_absolute_percentage_error", "metric: mape", 13,
          ["evaluation.metric", "mape", "median_absolute_percentage_error"]),
         ("metric: median_absolute_percentage_error", "metric: auc", 13, ["evaluation.metric", "auc"]),
+        ("target: price", "target: price\n  input_drift: {ignore: [sold]}", 9,
+         ["attributes.input_drift.ignore", "no column 'sold'"]),
     ],
 )  # fmt: skip
 def test_a_mistake_is_located_and_explained(project, right, wrong, line, says):

@@ -1,4 +1,4 @@
-"""`make demo`, as its user sees it: what it prints, what it returns, what a second run does again."""
+"""`make demo` as its user sees it: what it prints, what it returns, what a second run does again."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ def demo(home: Path) -> subprocess.CompletedProcess[str]:
     (home / "dagster").mkdir(parents=True, exist_ok=True)
     shutil.copy(REPOSITORY / "dagster.yaml", home / "dagster")
     return subprocess.run(
-        [sys.executable, "-m", "sf_sagemaker.demo", "--without-llm"],
+        [sys.executable, "-m", "sf_sagemaker.commands.demo", "--without-llm"],
         cwd=REPOSITORY,
         env={**os.environ, "SF_SAGEMAKER_HOME": str(home), "DAGSTER_HOME": str(home / "dagster")},
         capture_output=True,
@@ -26,21 +26,30 @@ def demo(home: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_demo_ends_with_a_table_and_reuses_what_it_built(tmp_path: Path) -> None:
+def test_the_demo_ends_with_a_promotion_and_reuses_what_it_built(tmp_path: Path) -> None:
     first = demo(tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
-    rows = [line.split() for line in first.stdout.splitlines() if line.startswith("2014-12-")]
-    assert [row[0] for row in rows] == ["2014-12-08", "2014-12-15", "2014-12-22", "2014-12-29"]
-    for row in rows:
+    lines = first.stdout.splitlines()
+    models = [line.split() for line in lines if "house-prices-20" in line and " %" in line]
+    assert [row[0] for row in models] == ["2014-09-01", "2015-03-02"]
+    for row in models:
         test_error, next_week_error, baseline = float(row[2]), float(row[4]), float(row[6])
         assert 5 < test_error < 12
         assert 5 < next_week_error < 12 < baseline
         assert "trained" in row
+    states = [line.split()[-1] for line in lines if line.endswith(("healthy", "decayed"))]
+    assert states[0] == "healthy"
+    assert states[-1] == "decayed"
+    assert any(line.startswith("champion: version 2, house-prices-2015-03-02") for line in lines)
 
     second = demo(tmp_path)
     assert second.returncode == 0, second.stdout + second.stderr
-    again = [line for line in second.stdout.splitlines() if line.startswith("2014-12-")]
+    lines = second.stdout.splitlines()
+    again = [line for line in lines if "house-prices-20" in line and " %" in line]
+    assert len(again) == 2
     assert all("adopted" in line for line in again)
+    # Nothing was promoted a second time.
+    assert any(line.startswith("champion: version 2, house-prices-2015-03-02") for line in lines)
 
 
 def test_a_demo_that_fails_says_why_and_returns_non_zero(tmp_path: Path) -> None:
@@ -48,4 +57,4 @@ def test_a_demo_that_fails_says_why_and_returns_non_zero(tmp_path: Path) -> None
     failed = demo(tmp_path)
     assert failed.returncode == 1
     assert "warehouse.duckdb" in failed.stderr
-    assert "2014-12-29" not in failed.stdout
+    assert "champion" not in failed.stdout

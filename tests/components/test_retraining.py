@@ -1,0 +1,188 @@
+"""What a tick sees of a model: materializations, checks, code versions and runs of a real instance."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from pydantic import ValidationError
+
+import retraining_location as location
+from retraining_location import WEEKS, assets_of
+from sf_sagemaker.components.attributes import Freshness, Retraining
+from sf_sagemaker.components.retraining import read_state
+from sf_sagemaker.lifecycle.retraining import ModelState
+
+ASSETS = assets_of("healthy")
+
+
+class Site:
+    """The model `healthy` of the small code location, in an instance of its own."""
+
+    def __init__(self, instance: dg.DagsterInstance, home: Path) -> None:
+        self.instance = instance
+        self.home = home
+        self.definitions = location.model_definitions("healthy", *location.MODELS["healthy"])
+        self.repository = self.definitions.get_repository_def()
+
+    def run(self, week: str, *keys: dg.AssetKey) -> bool:
+        job = self.definitions.resolve_implicit_global_asset_job_def()
+        return job.execute_in_process(
+            asset_selection=list(keys),
+            partition_key=week,
+            instance=self.instance,
+            raise_on_error=False,
+        ).success
+
+    def report(self, key: dg.AssetKey, week: str, **details: Any) -> None:
+        self.instance.report_runless_asset_event(
+            dg.AssetMaterialization(key, partition=week, **details)
+        )
+
+    def state(self) -> ModelState:
+        return read_state(
+            self.instance, self.repository, ASSETS, location.CADENCE, datetime.now(UTC)
+        )
+
+    def ask(self) -> dg.RunRequest | str:
+        """The sensor's request, or why there is none."""
+        sensor = self.repository.get_sensor_def("healthy_retraining")
+        with dg.build_sensor_context(self.instance, repository_def=self.repository) as context:
+            tick = sensor.evaluate_tick(context)
+        return tick.run_requests[0] if tick.run_requests else tick.skip_message or ""
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("STEERING", str(tmp_path))
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield Site(instance, tmp_path)
+
+
+def test_a_first_model_is_asked_for_once_the_window_is_full(site: Site) -> None:
+    assert "no period of the source has landed" in site.ask()
+    assert site.run(WEEKS[0], ASSETS.source)
+    assert "is not full yet" in site.ask()
+    assert site.run(WEEKS[1], ASSETS.source)
+    request = site.ask()
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == WEEKS[1]
+    assert request.run_key == "healthy-0"
+    assert request.asset_selection == ASSETS.built
+    assert request.tags["sf_sagemaker/cause"] == "first"
+    assert request.tags["sf_sagemaker/episode"] == "healthy-0"
+    assert request.tags["dagster/max_retries"] == "2"
+
+
+def test_one_run_of_the_request_builds_all_three_and_begins_another_episode(site: Site) -> None:
+    assert site.run(WEEKS[2], ASSETS.source)
+    assert site.run(WEEKS[2], *ASSETS.built)
+    state = site.state()
+    assert state.trained is not None
+    assert state.trained.partition == WEEKS[2]
+    assert state.changed == ()
+    assert "nothing is due" in site.ask()
+
+
+def test_a_failed_blocking_check_of_the_landed_period_is_an_obstacle(site: Site) -> None:
+    damaged = site.home / "healthy.damaged"
+    assert site.run(WEEKS[2], ASSETS.source)
+    assert site.state().obstacle is None, "the check `advice` failed, and blocks nothing"
+    damaged.touch()
+    site.run(WEEKS[3], ASSETS.source)
+    assert "check rows of healthy/features failed" in (site.state().obstacle or "")
+    damaged.unlink()
+    assert site.run(WEEKS[0], ASSETS.source)  # passes, and says nothing about the newest period
+    assert f"failed in the run that built {WEEKS[3]}" in (site.state().obstacle or "")
+    assert site.run(WEEKS[3], ASSETS.source)
+    assert site.state().obstacle is None
+
+
+def test_a_period_that_was_reported_from_outside_has_no_run_to_look_at(site: Site) -> None:
+    for passed in (False, True):
+        site.instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(asset_key=ASSETS.source, check_name="rows", passed=passed)
+        )
+    site.report(ASSETS.source, WEEKS[3])
+    assert site.state().obstacle is None
+
+
+def test_a_backfill_of_earlier_periods_makes_nothing_fresh(site: Site) -> None:
+    site.report(ASSETS.model, WEEKS[5], tags={"dagster/code_version": "0"})
+    before = site.state()
+    site.report(ASSETS.model, WEEKS[3], tags={"dagster/code_version": "1"})
+    after = site.state()
+    assert after.trained == before.trained
+    assert after.changed == ("healthy/model",)
+
+
+def test_an_adopted_job_is_as_old_as_its_training(site: Site) -> None:
+    trained = datetime.now(UTC) - timedelta(days=100)
+    metadata = {"trained_at": dg.MetadataValue.timestamp(trained)}
+    site.report(ASSETS.model, WEEKS[5], metadata=metadata)
+    newest = site.state().trained
+    assert newest is not None
+    assert abs(newest.at - trained) < timedelta(seconds=1)
+
+
+def test_a_partition_that_is_no_period_is_passed_over(site: Site) -> None:
+    site.report(ASSETS.source, "2099-01-01")
+    site.report(ASSETS.source, WEEKS[4])
+    assert site.state().landed == WEEKS[4]
+
+
+def test_a_run_that_died_before_its_check_leaves_the_verdict_before(site: Site) -> None:
+    (site.home / "healthy.decayed").write_text(WEEKS[-1])
+    site.report(ASSETS.model, WEEKS[2])
+    assert site.run(WEEKS[2], ASSETS.champion)
+    assert site.state().decay_failed is not None
+    (site.home / "healthy.failures").write_text("1")
+    assert not site.run(WEEKS[3], *ASSETS.built)
+    latest = site.instance.get_latest_asset_check_evaluation_record(ASSETS.decay)
+    assert latest is not None
+    assert latest.status.value == "PLANNED"
+    assert site.state().decay_failed is not None
+
+
+def test_freshness_attributes_are_a_window_or_a_deadline() -> None:
+    assert Freshness(fail_window="84 days", warn_window="70 days").window() == timedelta(days=84)
+    deadline = Freshness(deadline="0 9 * * 1", within="12 hours", timezone="Europe/Zurich")
+    assert deadline.window() is None
+    assert isinstance(deadline.policy(), dg.FreshnessPolicy)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "mistake"),
+    [
+        ({}, "either fail_window, or deadline"),
+        ({"warn_window": "3 days"}, "either fail_window, or deadline"),
+        ({"fail_window": "3 days", "deadline": "0 9 * * 1"}, "either fail_window, or deadline"),
+        ({"fail_window": "2 months"}, "has no fixed duration"),
+        ({"fail_window": "10 seconds"}, "cannot be less than 1 minute"),
+        ({"fail_window": "3 days", "warn_window": "4 days"}, "must be less than fail_window"),
+        ({"fail_window": "3 days", "within": "1 hour"}, "belongs to a deadline"),
+        ({"deadline": "0 9 * * 1"}, "needs within"),
+        ({"deadline": "mondays", "within": "1 hour"}, "Invalid cron"),
+        ({"deadline": "0 9 * * *", "within": "3 days"}, "less than or equal to the smallest"),
+        ({"fail_window": "3 days", "timezone": "Mars"}, "no such time zone"),
+    ],
+)
+def test_mistakes_in_freshness(attributes: dict[str, str], mistake: str) -> None:
+    with pytest.raises(ValidationError, match=mistake):
+        Freshness(**attributes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "mistake"),
+    [
+        ({"schedule": "weekly"}, "not a cron expression"),
+        ({"cool_down": 0}, "at least 1"),
+        ({"max_retries": 11}, "at most 10"),
+        ({"max_requests": 0}, "at least 1"),
+    ],
+)
+def test_mistakes_in_retraining(attributes: dict[str, Any], mistake: str) -> None:
+    with pytest.raises(ValidationError, match=mistake):
+        Retraining(**attributes)
