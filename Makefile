@@ -12,7 +12,7 @@ extras := dev$(if $(filter-out 0,$(LLM)),$(comma)llm)
 installed := .venv/installed-$(if $(filter-out 0,$(LLM)),with-llm,without-llm)
 python := .venv/bin/python
 
-.PHONY: help install demo dev test test-fast bench lint constraints clean
+.PHONY: help install demo decay dev test test-fast bench lint constraints clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,7 +40,10 @@ $(DAGSTER_HOME)/dagster.yaml: dagster.yaml
 	cp $< $@
 
 demo: $(installed) $(DAGSTER_HOME)/dagster.yaml  ## builds warehouse, datasets and models of the demo; prints a table
-	$(python) -m sf_sagemaker.demo$(if $(filter 0,$(LLM)), --without-llm)
+	$(python) -m sf_sagemaker.commands.demo$(if $(filter 0,$(LLM)), --without-llm)
+
+decay: $(installed) $(DAGSTER_HOME)/dagster.yaml  ## models of every week of house prices, and how their error grows with age
+	$(python) -m sf_sagemaker.commands.decay
 
 dev: $(installed) $(DAGSTER_HOME)/dagster.yaml  ## the Dagster UI on http://127.0.0.1:3000
 	.venv/bin/dg dev --host 127.0.0.1

@@ -1,0 +1,1 @@
+"""The commands of the Makefile that run the code location in their own process."""
