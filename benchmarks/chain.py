@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from measure import measured
+from benchmarks.measure import measured
 
 _REPEATS = 3
 _WEEKS = ("2014-09-08", "2015-01-05")
@@ -53,7 +53,7 @@ def as_plain_functions() -> None:
     from sf_sagemaker.lifecycle.scores import score
     from sf_sagemaker.periods import Cadence
     from sf_sagemaker.storage import LocalStorage
-    from sf_sagemaker.training.job import Channel, Program, TrainingJob
+    from sf_sagemaker.training.job import Program, TrainingJob, dataset_channels
     from sf_sagemaker.training.local import LocalTrainingPlatform
     from sf_sagemaker.training.run import run_training_job
     from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation
@@ -97,12 +97,7 @@ def as_plain_functions() -> None:
         program=Program(*program_files("xgboost")),
         image=platform.image("xgboost"),
         dataset_fingerprint=export.manifest.fingerprint.value,
-        channels=(
-            Channel("train", f"{export.key}/train", "sharded"),
-            Channel("validation", f"{export.key}/validation"),
-            Channel("test", f"{export.key}/test"),
-            Channel("manifest", f"{export.key}/manifest.json"),
-        ),
+        channels=dataset_channels(export.key),
         hyperparameters={
             "objective": "reg:squarederror", "num_round": "400", "early_stopping_rounds": "30",
             "max_depth": "6", "eta": "0.08", "min_child_weight": "3.0", "subsample": "0.8",
@@ -133,7 +128,9 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as home:
                 (Path(home) / "dagster").mkdir()
                 cost = measured(
-                    [__file__, way], SF_SAGEMAKER_HOME=home, DAGSTER_HOME=f"{home}/dagster"
+                    ["-m", "benchmarks.chain", way],
+                    SF_SAGEMAKER_HOME=home,
+                    DAGSTER_HOME=f"{home}/dagster",
                 )
             seconds.append(cost.cpu_seconds)
     plain, dagster = (median(seconds) for seconds in ways.values())

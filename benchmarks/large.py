@@ -18,8 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measure import Cost, measured
-from synthetic import DAYS, START, write_rows
+from benchmarks.measure import Cost, measured
+from benchmarks.synthetic import DAYS, START, write_rows
 
 _ROUNDS, _DEPTH = 30, 6
 _PLOT = Path(__file__).resolve().parents[1] / "docs" / "images" / "large.png"
@@ -31,7 +31,7 @@ def ours(folder: Path, hosts: int) -> None:
     from sf_sagemaker.containers import program_files
     from sf_sagemaker.periods import Cadence
     from sf_sagemaker.storage import LocalStorage
-    from sf_sagemaker.training.job import Channel, Program, TrainingJob
+    from sf_sagemaker.training.job import Program, TrainingJob, dataset_channels
     from sf_sagemaker.training.local import LocalTrainingPlatform
     from sf_sagemaker.training.run import run_training_job
     from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation
@@ -60,12 +60,7 @@ def ours(folder: Path, hosts: int) -> None:
         program=Program(*program_files("xgboost")),
         image=platform.image("xgboost"),
         dataset_fingerprint=export.manifest.fingerprint.value,
-        channels=(
-            Channel("train", f"{export.key}/train", "sharded"),
-            Channel("validation", f"{export.key}/validation"),
-            Channel("test", f"{export.key}/test"),
-            Channel("manifest", f"{export.key}/manifest.json"),
-        ),
+        channels=dataset_channels(export.key),
         hyperparameters={
             "objective": "reg:squarederror",
             "num_round": str(_ROUNDS),
@@ -94,11 +89,11 @@ def compare(rows: int, hosts: list[int]) -> dict[str, Cost]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_rows(folder / "warehouse.duckdb", rows)
-        costs["notebook"] = measured([__file__, "notebook", name])
+        costs["notebook"] = measured(["-m", "benchmarks.large", "notebook", name])
         _print_cost(rows, "notebook", costs["notebook"], "")
         for count in hosts:
             way = f"ours, {count} host{'s' if count > 1 else ''}"
-            costs[way] = measured([__file__, "ours", name, str(count)])
+            costs[way] = measured(["-m", "benchmarks.large", "ours", name, str(count)])
             card = next((folder / f"model-{count}").glob("*/model-card.json"))
             error = json.loads(card.read_text())["metrics"]["test"]["root_mean_squared_error"]
             _print_cost(rows, way, costs[way], f"{error:.4f}")

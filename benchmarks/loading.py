@@ -7,7 +7,7 @@ environment lets Python keep compiled modules.
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from measure import measured
+from benchmarks.measure import measured
 
 _REPEATS = 5
 

@@ -17,8 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from weekly_streams import ScoredStream, build_features, house_sales, shipped_model, synthetic_sales
 
+from benchmarks.weekly_streams import (
+    ScoredStream,
+    build_features,
+    house_sales,
+    shipped_model,
+    synthetic_sales,
+)
 from sf_sagemaker.components.retraining import retraining_policy
 from sf_sagemaker.components.xgboost_model import XGBoostModel
 from sf_sagemaker.lifecycle import retraining

@@ -24,7 +24,7 @@ from sf_sagemaker.errors import SfSagemakerError
 from sf_sagemaker.lifecycle.outcomes import Scorer
 from sf_sagemaker.lifecycle.registry import describe_model, register_model
 from sf_sagemaker.storage import Storage
-from sf_sagemaker.training.job import Channel, Program, TrainingJob
+from sf_sagemaker.training.job import Program, TrainingJob, dataset_channels
 from sf_sagemaker.training.pipes import JobMessages, PipesTrainingClient
 from sf_sagemaker.training.platform import TrainingPlatform
 from sf_sagemaker.training.run import TrainingResult
@@ -153,12 +153,7 @@ def trained_model(
                 program=program,
                 image=training_platform.image(kind.program),
                 dataset_fingerprint=manifest.fingerprint.value,
-                channels=(
-                    Channel("train", f"{folder}/train", "sharded"),
-                    Channel("validation", f"{folder}/validation"),
-                    Channel("test", f"{folder}/test"),
-                    Channel("manifest", f"{folder}/manifest.json"),
-                ),
+                channels=dataset_channels(folder),
                 hyperparameters=hyperparameters,
                 seed=spec.seed,
                 instance_count=compute.instance_count,

@@ -59,6 +59,16 @@ class Channel:
     distribution: Literal["replicated", "sharded"] = "replicated"
 
 
+def dataset_channels(folder: str) -> tuple[Channel, ...]:
+    """The channels of a dataset's folder: training rows a shard a host, all else whole on each."""
+    return (
+        Channel("train", f"{folder}/train", "sharded"),
+        Channel("validation", f"{folder}/validation"),
+        Channel("test", f"{folder}/test"),
+        Channel("manifest", f"{folder}/manifest.json"),
+    )
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a job may use. Nothing here changes the result, so nothing here is in the digest."""

@@ -25,7 +25,7 @@ from sf_sagemaker.lifecycle.registry import describe_model, register_model
 from sf_sagemaker.lifecycle.scorers import XGBoostScorer
 from sf_sagemaker.periods import Cadence, InvalidPeriod
 from sf_sagemaker.storage import LocalStorage
-from sf_sagemaker.training.job import Channel, Program, TrainingJob
+from sf_sagemaker.training.job import Program, TrainingJob, dataset_channels
 from sf_sagemaker.training.local import LocalTrainingPlatform
 from sf_sagemaker.training.run import run_training_job
 from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation
@@ -112,12 +112,7 @@ class World:
             program=Program(*program_files("xgboost")),
             image=self.platform.image("xgboost"),
             dataset_fingerprint=export.manifest.fingerprint.value,
-            channels=(
-                Channel("train", f"{export.key}/train", "sharded"),
-                Channel("validation", f"{export.key}/validation"),
-                Channel("test", f"{export.key}/test"),
-                Channel("manifest", f"{export.key}/manifest.json"),
-            ),
+            channels=dataset_channels(export.key),
             hyperparameters={
                 "objective": "reg:squarederror",
                 "num_round": "30",
