@@ -17,11 +17,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from sf_sagemaker.components.attributes import Freshness, Retraining
-from sf_sagemaker.components.retraining import (
-    DECAY_CHECK,
-    RetrainedModel,
-    retraining_definitions,
-)
+from sf_sagemaker.components.model_state import DECAY_CHECK, RetrainedModel
+from sf_sagemaker.components.retraining import retraining_definitions
 from sf_sagemaker.periods import Cadence
 
 _SITES = ((3, 500), (3, 50), (10, 50), (50, 50))  # models, partitions of each

@@ -13,11 +13,8 @@ from pathlib import Path
 import dagster as dg
 
 from sf_sagemaker.components.attributes import Freshness, Retraining
-from sf_sagemaker.components.retraining import (
-    DECAY_CHECK,
-    RetrainedModel,
-    retraining_definitions,
-)
+from sf_sagemaker.components.model_state import DECAY_CHECK, RetrainedModel
+from sf_sagemaker.components.retraining import retraining_definitions
 from sf_sagemaker.periods import Cadence
 
 CADENCE = Cadence("week", datetime(2014, 4, 28), datetime(2015, 6, 1))

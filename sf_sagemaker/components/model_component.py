@@ -27,12 +27,9 @@ from sf_sagemaker.components.decay_curve import decay_curve
 from sf_sagemaker.components.errors import invalid_attribute, suggest
 from sf_sagemaker.components.evaluation import evaluation
 from sf_sagemaker.components.lifecycle_attributes import Decay, Evaluation, InputDrift, Promotion
+from sf_sagemaker.components.model_state import RetrainedModel
 from sf_sagemaker.components.replay import replay_sensor
-from sf_sagemaker.components.retraining import (
-    RetrainedModel,
-    retraining_definitions,
-    retraining_policy,
-)
+from sf_sagemaker.components.retraining import retraining_definitions, retraining_policy
 from sf_sagemaker.components.trained_model import ModelKind, trained_model
 from sf_sagemaker.components.training_dataset import DATASET_ASSET, training_dataset
 from sf_sagemaker.components.update import update_definitions, update_job

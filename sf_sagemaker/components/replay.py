@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from sf_sagemaker.components.retraining import RetrainedModel, read_state
+from sf_sagemaker.components.model_state import RetrainedModel, read_state
 from sf_sagemaker.lifecycle.retraining import RetrainingPolicy, decide
 from sf_sagemaker.periods import Cadence, Period
 

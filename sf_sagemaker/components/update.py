@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from sf_sagemaker.components.attributes import Partitions
-from sf_sagemaker.components.retraining import RetrainedModel
+from sf_sagemaker.components.model_state import RetrainedModel
 
 
 def update_job(name: str) -> str:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 import retraining_location as location
 from retraining_location import WEEKS, assets_of
 from sf_sagemaker.components.attributes import Freshness, Retraining
-from sf_sagemaker.components.retraining import read_state
+from sf_sagemaker.components.model_state import read_state
 from sf_sagemaker.lifecycle.retraining import ModelState
 
 ASSETS = assets_of("healthy")

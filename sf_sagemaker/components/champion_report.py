@@ -1,0 +1,209 @@
+"""What the champion asset and its checks show: the decision, the decay series, the drift of inputs."""
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+
+from sf_sagemaker.components import lifecycle_plots
+from sf_sagemaker.components.model_state import DECAY_CHECK
+from sf_sagemaker.lifecycle.champions import Champion
+from sf_sagemaker.lifecycle.decay import DecayLimits, DecayPoint
+from sf_sagemaker.lifecycle.drift import InputDrift
+from sf_sagemaker.lifecycle.promotion import Consideration, Standing
+from sf_sagemaker.periods import Cadence
+from sf_sagemaker.storage import Storage
+
+DRIFT_CHECK = "input_drift"
+
+
+def decision_text(considered: Consideration) -> str:
+    """What became of a challenger, for the run's log."""
+    verb = {"promote": "takes over", "keep": "does not take over", "confirm": "waits"}
+    decision = considered.decision
+    return f"{considered.challenger.training_job} {verb[decision.kind]}: {decision.reason}"
+
+
+def champion_metadata(
+    result: Standing, cadence: Cadence, limits: DecayLimits, metric: str, storage: Storage
+) -> dict[str, Any]:
+    """The champion's metadata; without a champion, why there is none."""
+    metadata: dict[str, Any] = {"as_of": result.as_of or "nothing is known yet"}
+    considered = result.considered
+    if considered is not None:
+        metadata["decision"] = considered.decision.kind
+        metadata["decision_reason"] = considered.decision.reason
+        metadata["challenger"] = considered.challenger.training_job
+    if result.champion is None:
+        return {**metadata, "champion": "none yet: no model with a full window is trained"}
+    now = result.champion
+    metadata |= {
+        "champion": now.training_job,
+        "version": now.version,
+        "partition": now.partition,
+        "in_force_from": now.in_force_from,
+        "promoted_at": dg.MetadataValue.timestamp(datetime.fromisoformat(now.promoted_at)),
+        "reason": now.reason,
+        "log": _table(result.log),
+        "dagster/uri": storage.uri(f"champions/{now.model}"),
+    }
+    if result.as_of is not None:
+        trained, known = cadence.period(now.partition), cadence.period(result.as_of)
+        metadata["age_days"] = (known.end - trained.end).days
+        metadata["age_periods"] = sum(1 for _ in cadence.between(trained.end, known.end))
+    if considered is not None and considered.comparison is not None:
+        comparison = considered.comparison
+        metadata |= _defined(
+            {
+                "comparison_rows": comparison.rows,
+                "comparison_champion_error": comparison.champion_error,
+                "comparison_challenger_error": comparison.challenger_error,
+                "comparison_difference": comparison.difference.estimate,
+                "comparison_difference_low": comparison.difference.low,
+                "comparison_difference_high": comparison.difference.high,
+                "comparison_margin": comparison.margin,
+            }
+        )
+    if result.series:
+        newest = result.series[-1]
+        metadata |= {
+            "decay_state": newest.state,
+            "decay_reason": newest.reason,
+            "decay_by_period": _points(result.series),
+            "decay": lifecycle_plots.decay_series(result.series, limits, metric),
+        }
+    return metadata
+
+
+def _points(series: Sequence[DecayPoint]) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    "period": point.partition,
+                    "version": point.version,
+                    "rows": point.rows,
+                    "error": _rounded(point.error),
+                    "reference_error": _rounded(point.reference_error),
+                    "bias": _rounded(point.bias.estimate),
+                    "excess": _rounded(point.excess.estimate),
+                    "state": point.state,
+                }
+            )
+            for point in series
+        ]
+    )
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else float(f"{value:.5g}")
+
+
+def _table(log: Sequence[Champion]) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    "version": entry.version,
+                    "kind": entry.kind,
+                    "model of": entry.partition,
+                    "in force from": entry.in_force_from,
+                    "training job": entry.training_job,
+                    "reason": entry.reason,
+                }
+            )
+            for entry in reversed(log)
+        ]
+    )
+
+
+def decay_result(result: Standing, limits: DecayLimits, metric: str) -> dg.AssetCheckResult:
+    """Fails for a champion that has decayed; without a verdict it passes, and says so."""
+    point = result.point
+    metadata: dict[str, Any] = {
+        "max_bias": limits.max_bias,
+        "max_relative_excess_error": limits.max_relative_excess_error,
+        "rolling_periods": limits.rolling,
+        "min_rows": limits.min_rows,
+    }
+    if point is None:
+        state = "no verdict"
+        reason = "the champion has not been in force in any evaluated period yet"
+    else:
+        state, reason = point.state, point.reason
+        metadata |= {
+            "period": point.partition,
+            "version": point.version,
+            "rows": point.rows,
+            "periods": point.periods,
+            "causes": ", ".join(point.causes) or "none",
+        }
+        metadata |= _defined(
+            {
+                "error": point.error,
+                "reference_error": point.reference_error,
+                "bias": point.bias.estimate,
+                "bias_low": point.bias.low,
+                "bias_high": point.bias.high,
+                "relative_excess_error": point.excess.estimate,
+                "relative_excess_error_low": point.excess.low,
+                "relative_excess_error_high": point.excess.high,
+            }
+        )
+    metadata |= {"state": state, "reason": reason, "metric": metric}
+    if result.series:
+        metadata["plot"] = lifecycle_plots.decay_series(result.series, limits, metric)
+    return dg.AssetCheckResult(
+        check_name=DECAY_CHECK, passed=state != "decayed", description=reason, metadata=metadata
+    )
+
+
+def drift_result(drift: InputDrift | None) -> dg.AssetCheckResult:
+    """A warning where features have drifted; without a champion there is no verdict."""
+    if drift is None:
+        return dg.AssetCheckResult(
+            check_name=DRIFT_CHECK,
+            passed=True,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"state": "no verdict", "reason": "there is no champion yet"},
+        )
+    metadata: dict[str, Any] = {
+        "state": drift.state,
+        "reason": drift.reason,
+        "limit": drift.limit,
+        "training_rows": drift.training_rows,
+        "recent_rows": drift.recent_rows,
+        "ignored": ", ".join(drift.ignored) or "none",
+    }
+    if drift.features:
+        metadata["plot"] = lifecycle_plots.input_drift(drift)
+        metadata["features"] = dg.MetadataValue.table(
+            [
+                dg.TableRecord(
+                    {
+                        "feature": one.feature,
+                        "effect": round(one.effect, 4),
+                        "noise": round(one.noise, 4),
+                        "before": one.before,
+                        "now": one.now,
+                        "missing before": round(one.missing_before, 4),
+                        "missing now": round(one.missing_now, 4),
+                        "unseen": round(one.unseen, 4),
+                    }
+                )
+                for one in drift.features
+            ]
+        )
+    return dg.AssetCheckResult(
+        check_name=DRIFT_CHECK,
+        passed=drift.state != "drifted",
+        severity=dg.AssetCheckSeverity.WARN,
+        description=drift.reason,
+        metadata=metadata,
+    )
+
+
+def _defined(figures: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if not math.isnan(value)}
