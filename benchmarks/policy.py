@@ -131,7 +131,7 @@ class ShippedPolicy:
         cadence, newest = self._stream.cadence, self._registered[-1].partition
         trained = cadence.period(newest).end.replace(tzinfo=UTC)
         now = cadence.period(self._keys[week]).end.replace(tzinfo=UTC) + timedelta(minutes=1)
-        decayed = self._point is not None and self._point.state == "decayed"
+        decayed = self._point is not None and bool(self._point.causes)
         state = retraining.ModelState(
             now=now,
             trained=retraining.Training(newest, trained, len(self._registered)),

@@ -89,7 +89,7 @@ class PlainLoop:
             ),
             promoted_at=datetime.now(UTC),
         )
-        self.decayed = now.point is not None and now.point.state == "decayed"
+        self.decayed = now.point is not None and bool(now.point.causes)
 
     def retrain(self, week: str) -> None:
         now = datetime.now(UTC)

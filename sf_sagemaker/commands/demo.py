@@ -68,6 +68,11 @@ def _house_prices(runs: Runs) -> str:
     print(f"  {evaluated.took}")
     looked_at = runs.run("house_prices: how the champion does", [_CHAMPION])
     decay = looked_at.metadata[asset_key(_CHAMPION)]
+    if "decay_by_period" not in decay:
+        raise StepFailed(
+            f"the champion of house_prices is {decay.get('champion')} already, of which nothing is known: "
+            "run the demo in a deployment of its own (make clean, or SF_SAGEMAKER_HOME and DAGSTER_HOME)"
+        )
     print(f"  {decay['decay_state']}: {decay['decay_reason']}  {looked_at.took}")
     models.append(_model(runs, RETRAINED_WEEK))
     return (

@@ -34,9 +34,10 @@ from sf_sagemaker.lifecycle.promotion import (
     update_champion,
 )
 from sf_sagemaker.periods import Cadence
-from sf_sagemaker.storage import Storage
+from sf_sagemaker.storage import KeyMissing, Storage
 from sf_sagemaker.training.platform import TrainingPlatform
 from sf_sagemaker.warehouse.dataset import DatasetSpec
+from sf_sagemaker.warehouse.errors import CorruptDataset
 from sf_sagemaker.warehouse.export import read_rows, read_split
 from sf_sagemaker.warehouse.manifests import read_manifest
 from sf_sagemaker.warehouse.warehouse import Warehouse
@@ -188,9 +189,6 @@ def _drift(
 ) -> InputDrift:
     """The champion's training rows against the newest periods, whether or not those have labels."""
     registered = champion_model(storage, champion)
-    manifest = read_manifest(storage, registered.dataset)
-    features = dict(registered.features)
-    training = read_split(storage, manifest, registered.dataset, "train", columns=list(features))
     end = cadence.period(newest).end
     recent = [*cadence.between(cadence.start, end)][-rules.limits.rolling :]
     rows: pa.Table = read_rows(
@@ -201,11 +199,21 @@ def _drift(
         timezone=cadence.timezone,
         labelled=False,
     )
+    # A feature that the configuration has dropped since is not read any more.
+    features = {name: kind for name, kind in registered.features if name in rows.column_names}
     ignored = [name.lower() for name in rules.ignored if name.lower() in features]
+    try:
+        manifest = read_manifest(storage, registered.dataset)
+        training = read_split(
+            storage, manifest, registered.dataset, "train", columns=list(features)
+        )
+    except (CorruptDataset, KeyMissing) as error:
+        reason = f"the champion's training rows can't be read: {error}"
+        return InputDrift("no verdict", reason, rules.max_effect, 0, rows.num_rows, (), ())
     return measure_drift(
         training,
         rows,
-        registered.features,
+        features.items(),
         ignored=ignored,
         limit=rules.max_effect,
         seed=spec.seed,

@@ -120,7 +120,10 @@ def _table(log: Sequence[Champion]) -> dg.TableMetadataValue:
 
 
 def decay_result(result: Standing, limits: DecayLimits, metric: str) -> dg.AssetCheckResult:
-    """Fails for a champion that has decayed; without a verdict it passes, and says so."""
+    """Fails for a champion that has decayed, also where nothing newer is known of it.
+
+    Without a verdict it passes otherwise, and says so.
+    """
     point = result.point
     metadata: dict[str, Any] = {
         "max_bias": limits.max_bias,
@@ -156,7 +159,10 @@ def decay_result(result: Standing, limits: DecayLimits, metric: str) -> dg.Asset
     if result.series:
         metadata["plot"] = lifecycle_plots.decay_series(result.series, limits, metric)
     return dg.AssetCheckResult(
-        check_name=DECAY_CHECK, passed=state != "decayed", description=reason, metadata=metadata
+        check_name=DECAY_CHECK,
+        passed=point is None or not point.causes,
+        description=reason,
+        metadata=metadata,
     )
 
 

@@ -8,6 +8,7 @@ import dagster as dg
 
 from sf_sagemaker.components import lifecycle_plots
 from sf_sagemaker.components.attributes import AssetAttributes
+from sf_sagemaker.lifecycle.decay import DecayLimits
 from sf_sagemaker.lifecycle.decay_curve import (
     DecayCurve,
     FreshnessWindow,
@@ -33,12 +34,14 @@ def decay_curve(
     scorer: Scorer,
     evaluation_key: dg.AssetKey,
     tolerance: float,
+    limits: DecayLimits,
     configured: timedelta | None,
     attributes: AssetAttributes,
 ) -> dg.AssetsDefinition:
     """The decay curve asset, with its check `freshness_window`.
 
-    `tolerance` is a relative excess error, `configured` the model's freshness window.
+    `tolerance` is a relative excess error, `configured` the model's freshness window. An age needs as
+    many rows as a verdict on the champion does, and a period a quarter of its share of those.
     """
     key = dg.AssetKey([spec.model, "decay_curve"])
     cadence = attributes.cadence
@@ -70,7 +73,13 @@ def decay_curve(
             storage, evaluations, newest_models(storage, spec.model).values()
         )
         matrix = measure_ages(scorer.measure, outcomes, cadence, seed=spec.seed)
-        curve = curve_of(matrix, tolerance=tolerance, seed=spec.seed)
+        curve = curve_of(
+            matrix,
+            tolerance=tolerance,
+            seed=spec.seed,
+            min_rows=limits.min_rows,
+            min_period_rows=math.ceil(limits.min_rows / limits.rolling / 4),
+        )
         window = freshness_window(curve, cadence, label_delay=spec.label_delay)
         metadata: dict[str, Any] = {
             "metric": curve.metric,

@@ -232,6 +232,7 @@ class ModelComponent(Component):
             scorer=kind.scorer,
             evaluation_key=evaluated.key,
             tolerance=self.decay.max_relative_excess_error,
+            limits=limits,
             configured=self.freshness.window() if self.freshness else None,
             attributes=attributes,
         )

@@ -258,7 +258,7 @@ def _in_progress(
 ) -> str | None:
     """A run or backfill that touches one of the assets and is not over, or is about to be retried."""
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
-        if keys & _run_assets(instance, run):
+        if keys & _run_assets(repository, run):
             return f"run {run.run_id}"
     failures = dg.RunsFilter(
         statuses=[dg.DagsterRunStatus.FAILURE], updated_after=now - _RETRY_DELAY
@@ -267,7 +267,7 @@ def _in_progress(
         # A failed run has no tag for a moment, before Dagster decides on it.
         undecided = instance.run_retries_enabled and _WILL_RETRY_TAG not in run.tags
         if (undecided or run.is_complete_and_waiting_to_retry) and keys & _run_assets(
-            instance, run
+            repository, run
         ):
             return f"a retry of run {run.run_id}"
     # Filters are private to Dagster: the newest ones are looked through instead.
@@ -275,22 +275,25 @@ def _in_progress(
         if backfill.status.value not in _UNFINISHED_BACKFILLS:
             continue
         selected = backfill.asset_selection
-        if selected is None and backfill.job_name and repository.has_job(backfill.job_name):
-            selected = repository.get_job(backfill.job_name).asset_layer.selected_asset_keys
+        if selected is None and backfill.job_name:
+            selected = _job_assets(repository, backfill.job_name)
         if keys & set(selected or ()):
             return f"backfill {backfill.backfill_id}"
     return None
 
 
-def _run_assets(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetKey]:
-    """What a run builds; where it builds a whole job, the run itself has announced its assets."""
+def _run_assets(repository: dg.RepositoryDefinition, run: dg.DagsterRun) -> set[dg.AssetKey]:
+    """What a run builds: what it selects, or all of its job."""
     if run.asset_selection is not None:
         return set(run.asset_selection)
-    planned = instance.get_records_for_run(
-        run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
-    ).records
-    events = (record.event_log_entry.dagster_event for record in planned)
-    return {event.asset_key for event in events if event is not None and event.asset_key}
+    return _job_assets(repository, run.job_name)
+
+
+def _job_assets(repository: dg.RepositoryDefinition, job: str) -> set[dg.AssetKey]:
+    """The assets of a job; none of one that another code location has."""
+    if not repository.has_job(job):
+        return set()
+    return set(repository.get_job(job).asset_layer.selected_asset_keys)
 
 
 def _with_runs(

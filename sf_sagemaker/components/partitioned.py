@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from sf_sagemaker.containers.errors import ContainerError
 from sf_sagemaker.errors import SfSagemakerError
 
 _WAIT_SECONDS = 1.0
@@ -48,14 +49,14 @@ def materialize_each(
             check_results=only.checks,
         )
     built: dict[str, Materialized] = {}
-    failed: dict[str, SfSagemakerError] = {}
+    failed: dict[str, SfSagemakerError | ContainerError] = {}
     complete = False
     try:
         with closing(_futures(keys, build, parallel)) as futures:
             for key, future in futures:
                 try:
                     built[key] = future.result()
-                except SfSagemakerError as error:
+                except (SfSagemakerError, ContainerError) as error:
                     failed[key] = error
                     context.log.error(f"{key} failed: {error}")
                 done = len(built) + len(failed)

@@ -198,7 +198,7 @@ def model_code_version(
 ) -> str:
     """Changes with the code and the configuration that decide what a dataset's model will be."""
     program = Program(*program_files(kind.program))
-    deciding = [program.digest, hyperparameters, spec.seed, compute.instance_count]
+    deciding = [program.digest, spec.digest, hyperparameters, spec.seed, compute.instance_count]
     content = json.dumps(deciding, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 

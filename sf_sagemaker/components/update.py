@@ -47,7 +47,7 @@ def update_definitions(
         ended = cadence.containing(local.replace(tzinfo=None) - timedelta(seconds=1))
         # Dagster's own schedule of a partitioned job would ask for the last period for ever.
         if ended is None:
-            return dg.SkipReason(f"no period has ended by then: {_extent(partitions)}")
+            return dg.SkipReason(f"no period ended then: {_extent(partitions)}")
         return dg.RunRequest(run_key=ended.key, partition_key=ended.key)
 
     return dg.Definitions(jobs=[job], schedules=[schedule])

@@ -58,7 +58,8 @@ class DecayPoint:
 
     `rows` are pooled from `periods` periods. `error` and `reference_error` are of these rows; `bias` is
     what its limit limits; `excess` is (error / reference error) over the same ratio in the champion's
-    first periods, less 1: NaN while nothing later than those is known. `causes` are those of "decayed".
+    first periods, less 1: NaN while nothing later than those is known. `causes` are those of
+    "decayed"; where there is no verdict, those that had fired before and still stand.
     """
 
     partition: str
@@ -125,6 +126,12 @@ class DecayMonitor:
                     "was registered later, is older than max_age, or could not be scored"
                 )
             return self._point(champion, partition, rows, "no verdict", reason)
+        if len(_class_counts(self._window)) > 1:
+            reason = (
+                "the classes that the reference knows changed within the window, so that its rows can't "
+                "be pooled"
+            )
+            return self._point(champion, partition, rows, "no verdict", reason)
         drawn = self._drawn(self._window)
         bias, excess = self._signals(champion, drawn)
         self._fired = frozenset(
@@ -184,6 +191,8 @@ class DecayMonitor:
             if partition > champion.partition and len(paired.champion):
                 first.append(paired)
             rows = sum(len(one.champion) for one in first)
+            if len(_class_counts(first)) > 1:
+                break  # with other classes than before there is no start to compare with
             if len(first) >= self._limits.rolling and rows >= self._limits.min_rows:
                 self._start = _Start(frozenset(one.partition for one in first), self._drawn(first))
                 break
@@ -239,7 +248,7 @@ class DecayMonitor:
             bias=bias,
             excess=excess,
             state=state,
-            causes=tuple(sorted(self._fired)) if state == "decayed" else (),
+            causes=tuple(sorted(self._fired)),
             reason=reason,
         )
 
@@ -362,6 +371,15 @@ def _paired(partition: str, champion: Champion, outcomes: Mapping[str, Outcomes]
         nothing = np.array([])
         own = reference = Outcomes(nothing, nothing, nothing, nothing)
     return _Paired(partition, *pair(own, reference))
+
+
+def _class_counts(periods: "Iterable[_Paired]") -> set[tuple[int, ...]]:
+    """How many classes champion and reference know, in each of the periods that have rows."""
+    return {
+        (*one.champion.predicted.shape[1:], *one.reference.predicted.shape[1:])
+        for one in periods
+        if len(one.champion)
+    }
 
 
 def _interval(figures: "np.ndarray") -> Interval:

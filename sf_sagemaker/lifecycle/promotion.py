@@ -177,7 +177,7 @@ def replacement_due(
 
     `point` is how it does, if that is known.
     """
-    if point is not None and point.state == "decayed":
+    if point is not None and point.causes:
         return f"the champion has decayed by its {' and '.join(point.causes)}"
     age = cadence.period(as_of).end - cadence.period(champion.partition).end
     if rules.max_age is not None and age > rules.max_age:

@@ -171,7 +171,9 @@ def _asked_before(state: ModelState, policy: RetrainingPolicy, trigger: Trigger)
     if not state.runs:
         return "the sensor asks first" if trigger == "backstop" else None
     count = _count(state.runs)
-    if any(run.outcome != "failed" for run in state.runs):
+    # Whoever cancels a run has decided about its period, and not about those that land later.
+    decided = [run for run in state.runs if trigger == "sensor" or run.partition == state.landed]
+    if any(run.outcome != "failed" for run in decided):
         return f"it was asked for already: {count}. Train it by hand"
     if trigger == "sensor":
         return f"it was asked for already: {count}. The schedule asks again"

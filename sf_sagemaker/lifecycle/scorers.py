@@ -168,7 +168,10 @@ def row_digests(rows: "pa.Table", row_key: Sequence[str]) -> "np.ndarray":
 
     columns = [rows[name.lower()].cast(pa.string()).to_pylist() for name in row_key]
     # Lengths keep ("a", "bc") and ("ab", "c") apart.
-    keys = ("".join(f"{len(value)}:{value}" for value in key) for key in zip(*columns, strict=True))
+    keys = (
+        "".join("-" if value is None else f"{len(value)}:{value}" for value in key)
+        for key in zip(*columns, strict=True)
+    )
     digests = [hashlib.blake2b(key.encode(), digest_size=8).hexdigest() for key in keys]
     return np.array(digests, dtype="<U16")
 

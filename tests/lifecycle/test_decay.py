@@ -215,7 +215,7 @@ def test_no_verdict_between_two_does_not_forget_the_decay() -> None:
     points = decay_points([champion()], gap, MDAPE, replace(LIMITS, max_bias=0.025))
     assert points[3].state == "decayed"
     assert points[7].state == "no verdict"
-    assert points[7].causes == ()
+    assert points[7].causes == ("bias",), "it stands until a later verdict"
     assert points[-1].state == "decayed"
 
 
@@ -340,3 +340,27 @@ def test_the_series_from_storage_reads_the_newest_evaluations(tmp_path: Path) ->
     expected = decay_points(log, {**periods, WEEKS[10]: corrected[WEEKS[10]]}, MDAPE, LIMITS)
     assert repr(series()) == repr(expected)
     assert series()[-1].bias.estimate > 0.01
+
+
+def test_a_reference_of_other_classes_gives_no_verdict_and_says_so() -> None:
+    """A rare class that enters or leaves the window changes how many the reference knows."""
+    generator = np.random.default_rng(5)
+
+    def week(classes: int) -> dict[str, Outcomes]:
+        rows = np.array([str(row) for row in range(ROWS)])
+        splits, actual = np.full(ROWS, "train"), generator.integers(0, 3, ROWS).astype(float)
+
+        def shares(count: int) -> np.ndarray:
+            return generator.dirichlet(np.ones(count), ROWS)
+
+        return {
+            "job-0": Outcomes(rows, splits, actual, shares(3)),
+            REFERENCE: Outcomes(rows, splits, actual, shares(classes)),
+        }
+
+    periods = {key: week(3 if number < 6 else 4) for number, key in enumerate(WEEKS[1:12])}
+    measure = NumericMeasure("classification", "log_loss")
+    points = decay_points([champion()], periods, measure, LIMITS)
+    mixed = [number for number, point in enumerate(points) if "classes" in point.reason]
+    assert mixed == [6, 7, 8]
+    assert {points[number].state for number in mixed} == {"no verdict"}

@@ -41,7 +41,7 @@ SPEC = DatasetSpec(
 SCORER = XGBoostScorer(SPEC, "median_absolute_percentage_error")
 # As the repository's house_prices has them.
 LIMITS = DecayLimits(rolling=4, min_rows=500, max_bias=0.03, max_relative_excess_error=0.05)
-POLICY = RetrainingPolicy(CADENCE, parse_length("17 weeks"), cool_down=4)
+POLICY = RetrainingPolicy(CADENCE, parse_length("17 weeks"), cool_down=2)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
