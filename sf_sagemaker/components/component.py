@@ -25,13 +25,11 @@ class Attributes(dg.Model, dg.Resolvable):
         if "_open_model" not in cls.__dict__:
             derived = super().model()
             config = ConfigDict(**{**derived.model_config, "extra": "allow"})
-            opened = type(derived.__name__, (derived,), {"model_config": config})
             # dg drops the descriptions of attributes that have a default.
             for name, field in cls.model_fields.items():
-                opened.model_fields[name].description = field.description
-                opened.model_fields[name].examples = field.examples
-            opened.model_rebuild(force=True)
-            cls._open_model = opened
+                derived.model_fields[name].description = field.description
+                derived.model_fields[name].examples = field.examples
+            cls._open_model = type(derived.__name__, (derived,), {"model_config": config})
         return cls._open_model
 
     _open_model: ClassVar[type[BaseModel]]
