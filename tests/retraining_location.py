@@ -27,8 +27,10 @@ SAME = dg.IdentityPartitionMapping()
 DAY = Freshness(fail_window="1 day")
 MINUTE = Freshness(fail_window="1 minute")
 EACH_MINUTE = Freshness(deadline="* * * * *", within="1 minute")
-AUTOMATIC = Retraining(mode="automatic", schedule="0 0 1 1 *")
-STUBBORN = Retraining(mode="automatic", schedule="* * * * *", max_retries=1, max_requests=2)
+AUTOMATIC = Retraining(mode="automatic", cool_down=4, schedule="0 0 1 1 *")
+STUBBORN = Retraining(
+    mode="automatic", cool_down=4, schedule="* * * * *", max_retries=1, max_requests=2
+)
 
 MODELS = {
     "both": (DAY, AUTOMATIC),
