@@ -5,7 +5,6 @@ two at a time, evaluate every week and fit the decay curve. CPU seconds, trainin
 """
 
 import os
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,11 @@ _WEEKS = ("2014-04-28", "2015-05-25")
 
 
 def as_plain_functions() -> None:
-    import json
     from datetime import UTC, datetime
 
     import yaml
 
+    from benchmarks.house_prices import land_and_build
     from sf_sagemaker.components import XGBoostModel
     from sf_sagemaker.containers import program_files
     from sf_sagemaker.deployment import home
@@ -43,7 +42,6 @@ def as_plain_functions() -> None:
     from sf_sagemaker.warehouse.dataset import Relation
     from sf_sagemaker.warehouse.duckdb import DuckDBWarehouse
     from sf_sagemaker.warehouse.export import Export, export_dataset
-    from sf_sagemaker.warehouse.landing import land_periods
 
     shipped = (_ROOT / "sf_sagemaker" / "defs" / "house_prices" / "defs.yaml").read_text()
     model = XGBoostModel.resolve_from_yaml(yaml.dump(yaml.safe_load(shipped)["attributes"]))
@@ -58,20 +56,7 @@ def as_plain_functions() -> None:
     warehouse, storage = DuckDBWarehouse(home() / "warehouse.duckdb"), LocalStorage(home() / "s")
     platform = LocalTrainingPlatform(storage)
     weeks = list(cadence.between(cadence.period(_WEEKS[0]).start, cadence.period(_WEEKS[1]).end))
-    table = Relation(schema_name="raw", name="house_sales")
-    file = _ROOT / "data" / "king_county_house_sales.parquet"
-    list(land_periods(warehouse, table, file, "sale_date", weeks))
-    bounds = {"period_start": weeks[0].key, "period_end": f"{weeks[-1].end:%Y-%m-%d}"}
-    subprocess.run(
-        [
-            str(Path(sys.executable).with_name("dbt")), "build", "--select", "house_prices",
-            "--exclude-resource-type", "unit_test", "--vars", json.dumps(bounds),
-            "--target-path", str(home() / "dbt"),
-        ],
-        cwd=_ROOT / "dbt_project",
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    land_and_build(warehouse, cadence, _WEEKS)
     hyperparameters = {
         **model.hyperparameters.strings(),
         "target_transform": model.target_transform,

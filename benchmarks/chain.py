@@ -5,7 +5,6 @@ train, and score the model. CPU seconds, those of the training job included.
 """
 
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -43,9 +42,9 @@ def through_dagster() -> None:
 
 
 def as_plain_functions() -> None:
-    import json
     from datetime import datetime
 
+    from benchmarks.house_prices import land_and_build
     from sf_sagemaker.containers import program_files
     from sf_sagemaker.containers.xgboost.model import load_model
     from sf_sagemaker.deployment import home
@@ -59,25 +58,10 @@ def as_plain_functions() -> None:
     from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation
     from sf_sagemaker.warehouse.duckdb import DuckDBWarehouse
     from sf_sagemaker.warehouse.export import export_dataset, read_rows, read_split
-    from sf_sagemaker.warehouse.landing import land_periods
 
     warehouse, storage = DuckDBWarehouse(home() / "warehouse.duckdb"), LocalStorage(home() / "s")
     cadence = Cadence("week", datetime(2014, 4, 28), datetime(2015, 6, 1))
-    first, last = cadence.period(_WEEKS[0]), cadence.period(_WEEKS[1])
-    table = Relation(schema_name="raw", name="house_sales")
-    file = _ROOT / "data" / "king_county_house_sales.parquet"
-    list(land_periods(warehouse, table, file, "sale_date", cadence.between(first.start, last.end)))
-    bounds = {"period_start": first.key, "period_end": f"{last.end:%Y-%m-%d}"}
-    subprocess.run(
-        [
-            str(Path(sys.executable).with_name("dbt")), "build", "--select", "house_prices",
-            "--exclude-resource-type", "unit_test", "--vars", json.dumps(bounds),
-            "--target-path", str(home() / "dbt"),
-        ],
-        cwd=_ROOT / "dbt_project",
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    land_and_build(warehouse, cadence, _WEEKS)
     spec = DatasetSpec(
         model="house_prices",
         source=Relation(schema_name="features", name="house_price_features"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from sf_sagemaker.components import lifecycle_plots
 from sf_sagemaker.components.attributes import AssetAttributes
 from sf_sagemaker.components.champion_report import (
     DRIFT_CHECK,
@@ -143,12 +144,15 @@ def champion(
         newest = max(filter(None, (result.as_of, result.landed)), default=None)
         if result.champion is not None and newest is not None:
             drift = _drift(warehouse, storage, spec, cadence, result.champion, newest, rules)
+        plot = None
+        if result.series:
+            plot = lifecycle_plots.decay_series(result.series, rules.limits, metric)
         yield dg.MaterializeResult(
-            metadata=champion_metadata(result, cadence, rules.limits, metric, storage),
+            metadata=champion_metadata(result, cadence, plot, storage),
             data_version=dg.DataVersion(
                 result.champion.training_job if result.champion else "none"
             ),
-            check_results=[decay_result(result, rules.limits, metric), drift_result(drift)],
+            check_results=[decay_result(result, rules.limits, metric, plot), drift_result(drift)],
         )
 
     return champion

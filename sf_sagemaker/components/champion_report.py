@@ -1,6 +1,5 @@
 """What the champion asset and its checks show: the decision, the decay series, the drift of inputs."""
 
-import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from sf_sagemaker.components import lifecycle_plots
+from sf_sagemaker.components.figures import defined, rounded
 from sf_sagemaker.components.model_state import DECAY_CHECK
 from sf_sagemaker.lifecycle.champions import Champion
 from sf_sagemaker.lifecycle.decay import DecayLimits, DecayPoint
@@ -27,9 +27,9 @@ def decision_text(considered: Consideration) -> str:
 
 
 def champion_metadata(
-    result: Standing, cadence: Cadence, limits: DecayLimits, metric: str, storage: Storage
+    result: Standing, cadence: Cadence, plot: dg.MarkdownMetadataValue | None, storage: Storage
 ) -> dict[str, Any]:
-    """The champion's metadata; without a champion, why there is none."""
+    """The champion's metadata, with the plot of its decay; without a champion, why there is none."""
     metadata: dict[str, Any] = {"as_of": result.as_of or "nothing is known yet"}
     considered = result.considered
     if considered is not None:
@@ -55,7 +55,7 @@ def champion_metadata(
         metadata["age_periods"] = sum(1 for _ in cadence.between(trained.end, known.end))
     if considered is not None and considered.comparison is not None:
         comparison = considered.comparison
-        metadata |= _defined(
+        metadata |= defined(
             {
                 "comparison_rows": comparison.rows,
                 "comparison_champion_error": comparison.champion_error,
@@ -72,9 +72,8 @@ def champion_metadata(
             "decay_state": newest.state,
             "decay_reason": newest.reason,
             "decay_by_period": _points(result.series),
-            "decay": lifecycle_plots.decay_series(result.series, limits, metric),
         }
-    return metadata
+    return metadata if plot is None else {**metadata, "decay": plot}
 
 
 def _points(series: Sequence[DecayPoint]) -> dg.TableMetadataValue:
@@ -85,20 +84,16 @@ def _points(series: Sequence[DecayPoint]) -> dg.TableMetadataValue:
                     "period": point.partition,
                     "version": point.version,
                     "rows": point.rows,
-                    "error": _rounded(point.error),
-                    "reference_error": _rounded(point.reference_error),
-                    "bias": _rounded(point.bias.estimate),
-                    "excess": _rounded(point.excess.estimate),
+                    "error": rounded(point.error),
+                    "reference_error": rounded(point.reference_error),
+                    "bias": rounded(point.bias.estimate),
+                    "excess": rounded(point.excess.estimate),
                     "state": point.state,
                 }
             )
             for point in series
         ]
     )
-
-
-def _rounded(value: float) -> float | None:
-    return None if math.isnan(value) else float(f"{value:.5g}")
 
 
 def _table(log: Sequence[Champion]) -> dg.TableMetadataValue:
@@ -119,7 +114,9 @@ def _table(log: Sequence[Champion]) -> dg.TableMetadataValue:
     )
 
 
-def decay_result(result: Standing, limits: DecayLimits, metric: str) -> dg.AssetCheckResult:
+def decay_result(
+    result: Standing, limits: DecayLimits, metric: str, plot: dg.MarkdownMetadataValue | None
+) -> dg.AssetCheckResult:
     """Fails for a champion that has decayed, also where nothing newer is known of it.
 
     Without a verdict it passes otherwise, and says so.
@@ -143,7 +140,7 @@ def decay_result(result: Standing, limits: DecayLimits, metric: str) -> dg.Asset
             "periods": point.periods,
             "causes": ", ".join(point.causes) or "none",
         }
-        metadata |= _defined(
+        metadata |= defined(
             {
                 "error": point.error,
                 "reference_error": point.reference_error,
@@ -156,8 +153,8 @@ def decay_result(result: Standing, limits: DecayLimits, metric: str) -> dg.Asset
             }
         )
     metadata |= {"state": state, "reason": reason, "metric": metric}
-    if result.series:
-        metadata["plot"] = lifecycle_plots.decay_series(result.series, limits, metric)
+    if plot is not None:
+        metadata["plot"] = plot
     return dg.AssetCheckResult(
         check_name=DECAY_CHECK,
         passed=point is None or not point.causes,
@@ -209,7 +206,3 @@ def drift_result(drift: InputDrift | None) -> dg.AssetCheckResult:
         description=drift.reason,
         metadata=metadata,
     )
-
-
-def _defined(figures: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in figures.items() if not math.isnan(value)}

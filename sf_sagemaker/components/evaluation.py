@@ -1,6 +1,5 @@
 """The asset `<model>/evaluation`: what the models of earlier periods are worth on a period's rows."""
 
-import math
 from datetime import UTC, datetime
 from threading import Event
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from sf_sagemaker.components.attributes import AssetAttributes
+from sf_sagemaker.components.figures import defined, rounded
 from sf_sagemaker.components.partitioned import Materialized, materialize_each
 from sf_sagemaker.lifecycle.evaluation import Evaluation, PredictorScores
 from sf_sagemaker.lifecycle.outcomes import REFERENCE, Scorer
@@ -109,14 +109,13 @@ def _metadata(evaluated: Evaluation, storage: Storage) -> dict[str, Any]:
 
 
 def _numbers(prefix: str, scores: PredictorScores) -> dict[str, float]:
-    """Figures that are defined; a missing one says that it isn't."""
     figures: dict[str, float] = {
         f"{prefix}_error": scores.error.estimate,
         f"{prefix}_bias": scores.bias.estimate,
     }
     if scores.age is not None:
         figures[f"{prefix}_age"] = scores.age
-    return {name: value for name, value in figures.items() if not math.isnan(value)}
+    return defined(figures)
 
 
 def _table(evaluated: Evaluation) -> dg.TableMetadataValue:
@@ -126,12 +125,12 @@ def _table(evaluated: Evaluation) -> dg.TableMetadataValue:
                 {
                     "model": scores.partition or scores.predictor,
                     "age": scores.age,
-                    "error": _rounded(scores.error.estimate),
-                    "error_low": _rounded(scores.error.low),
-                    "error_high": _rounded(scores.error.high),
-                    "bias": _rounded(scores.bias.estimate),
-                    "bias_low": _rounded(scores.bias.low),
-                    "bias_high": _rounded(scores.bias.high),
+                    "error": rounded(scores.error.estimate),
+                    "error_low": rounded(scores.error.low),
+                    "error_high": rounded(scores.error.high),
+                    "bias": rounded(scores.bias.estimate),
+                    "bias_low": rounded(scores.bias.low),
+                    "bias_high": rounded(scores.bias.high),
                     "rows": scores.rows,
                     "warm_up": scores.warm_up,
                 }
@@ -139,7 +138,3 @@ def _table(evaluated: Evaluation) -> dg.TableMetadataValue:
             for scores in evaluated.scores
         ]
     )
-
-
-def _rounded(value: float) -> float | None:
-    return None if math.isnan(value) else float(f"{value:.5g}")

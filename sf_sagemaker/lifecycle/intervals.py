@@ -24,11 +24,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def standard_error(self) -> float:
-        """Half the interval's width, in standard errors of a normal distribution."""
-        return (self.high - self.low) / (2 * 1.96)
-
 
 def bootstrap(
     statistic: "Callable[[np.ndarray], np.ndarray]",

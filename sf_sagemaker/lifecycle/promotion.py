@@ -68,19 +68,24 @@ class Consideration:
 class Standing:
     """The champion, and how it came to be. `series` has a point for each period with a champion.
 
-    `as_of` is the newest period of which labels or a model are known, and `landed` the newest one that
-    was evaluated, be its labels late; `considered` is None without a challenger.
+    `as_of` is the newest period of which labels or a model are known; `evaluations` are the newest of
+    each period, in order; `considered` is None without a challenger.
     """
 
     log: Sequence[Champion]
     series: Sequence[DecayPoint]
     as_of: str | None
-    landed: str | None
+    evaluations: Sequence[Evaluation]
     considered: Consideration | None = None
 
     @property
     def champion(self) -> Champion | None:
         return self.log[-1] if self.log else None
+
+    @property
+    def landed(self) -> str | None:
+        """The newest period that was evaluated, be its labels late."""
+        return self.evaluations[-1].partition if self.evaluations else None
 
     @property
     def point(self) -> DecayPoint | None:
@@ -96,8 +101,7 @@ def standing(storage: Storage, model: str, predictors: Predictors, limits: Decay
     known = [evaluation.partition for evaluation in evaluations if evaluation.rows]
     known += [registered.partition for registered in registered_models(storage, model)]
     series = decay_series(storage, evaluations, log, predictors.scorer.measure, limits)
-    landed = max((evaluation.partition for evaluation in evaluations), default=None)
-    return Standing(log, series, max(known, default=None), landed)
+    return Standing(log, series, max(known, default=None), evaluations)
 
 
 def update_champion(
@@ -130,7 +134,9 @@ def update_champion(
         comparison, decision = None, Decision("promote", "the first model whose window was full")
         if now.champion is not None:
             try:
-                comparison = _compare(storage, cadence, now.champion, challenger, predictors, rules)
+                comparison = _compare(
+                    storage, cadence, now.champion, challenger, now.evaluations, predictors, rules
+                )
             except ChampionUnusable as error:
                 if not by_hand:
                     raise
@@ -207,6 +213,7 @@ def _compare(
     cadence: Cadence,
     champion: Champion,
     challenger: RegisteredModel,
+    evaluations: Sequence[Evaluation],
     predictors: Predictors,
     rules: PromotionRules,
 ) -> Comparison:
@@ -222,8 +229,11 @@ def _compare(
             f"champion with `confirm: {challenger.training_job}`"
         ) from error
     champion_parts, challenger_parts = [ours], [theirs]
-    for evaluation in _evaluated_after(storage, registered, challenger):
-        jobs = (registered.training_job, challenger.training_job)
+    jobs = (registered.training_job, challenger.training_job)
+    newer = max(registered.partition, challenger.partition)
+    for evaluation in evaluations:
+        if evaluation.partition <= newer:
+            continue
         outcomes = read_outcomes(storage, evaluation, jobs)
         if len(outcomes) == 2:
             champion_parts.append(outcomes[jobs[0]])
@@ -236,14 +246,6 @@ def _compare(
         min_rows=rules.min_rows,
         seed=rules.seed,
     )
-
-
-def _evaluated_after(
-    storage: Storage, champion: RegisteredModel, challenger: RegisteredModel
-) -> list[Evaluation]:
-    newer = max(champion.partition, challenger.partition)
-    evaluations = read_evaluations(storage, challenger.model)
-    return [evaluation for evaluation in evaluations if evaluation.partition > newer]
 
 
 def _on_test_split(
