@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
@@ -38,25 +40,46 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Location]:
         yield location
 
 
-def launch(location: Location, assets: str, partition: str) -> subprocess.Popen[str]:
+@dataclass(frozen=True)
+class Launched:
+    """A run in a process of its own; what it prints goes to a file, since nobody reads along."""
+
+    process: subprocess.Popen[str]
+    log: Path
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def finish(self, timeout: float) -> str:
+        """Waits for its end, and gives what it printed."""
+        self.process.wait(timeout)
+        return self.log.read_text()
+
+
+def launch(location: Location, assets: str, partition: str) -> Launched:
     """A run of its own, in a process group of its own."""
-    return subprocess.Popen(
-        [
-            str(Path(sys.executable).with_name("dg")), "launch",
-            "--assets", ",".join(f"key:{key}" for key in assets.split(",")), "--partition", partition,
-        ],
-        cwd=REPOSITORY,
-        env={
-            **os.environ,
-            "DAGSTER_HOME": str(location.home / "dagster"),
-            "SF_SAGEMAKER_HOME": str(location.home),
-            "VIRTUAL_ENV": str(Path(sys.executable).parent.parent),
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )  # fmt: skip
+    log = location.home / f"launch-{uuid.uuid4().hex}.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [
+                str(Path(sys.executable).with_name("dg")), "launch",
+                "--assets", ",".join(f"key:{key}" for key in assets.split(",")),
+                "--partition", partition,
+            ],
+            cwd=REPOSITORY,
+            env={
+                **os.environ,
+                "DAGSTER_HOME": str(location.home / "dagster"),
+                "SF_SAGEMAKER_HOME": str(location.home),
+                "VIRTUAL_ENV": str(Path(sys.executable).parent.parent),
+            },
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )  # fmt: skip
+    return Launched(process, log)
 
 
 def jobs(location: Location) -> list[Path]:
@@ -90,12 +113,11 @@ def test_a_run_killed_while_training_leaves_a_job_that_the_next_run_adopts(
 ) -> None:
     run = launch(deployment, MODEL, WEEK)
     wait_until(lambda: any(status(job) == "InProgress" for job in jobs(deployment)))
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+    run.kill()
     [job] = jobs(deployment)
     assert not materializations(deployment, MODEL)
 
-    output, _ = launch(deployment, MODEL, WEEK).communicate(timeout=120)
+    output = launch(deployment, MODEL, WEEK).finish(timeout=120)
     [materialization] = materializations(deployment, MODEL)
     assert jobs(deployment) == [job], output
     assert materialization.metadata["adopted"].value is True
@@ -106,8 +128,8 @@ def test_two_runs_of_one_partition_at_once_share_one_job(deployment: Location) -
     week = "2014-12-22"
     before = len(jobs(deployment))
     runs = [launch(deployment, f"{DATASET},{MODEL}", week) for _ in range(2)]
-    outputs = [run.communicate(timeout=180)[0] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], outputs
+    outputs = [run.finish(timeout=180) for run in runs]
+    assert [run.process.returncode for run in runs] == [0, 0], outputs
     assert len(jobs(deployment)) == before + 1
     of_the_week = [m for m in materializations(deployment, MODEL) if m.partition == week]
     assert sorted(bool(m.metadata["adopted"].value) for m in of_the_week) == [False, True]
