@@ -4,9 +4,8 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
-import sys
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,15 @@ from dagster_dbt import (
     DagsterDbtCliRuntimeError,
     DagsterDbtTranslator,
     DagsterDbtTranslatorSettings,
-    DbtCliResource,
     DbtProject,
 )
 from pydantic import Field
 
+from sf_sagemaker.components import dbt_build
 from sf_sagemaker.components.attributes import Freshness, Partitions
 from sf_sagemaker.components.component import Component
 from sf_sagemaker.components.errors import invalid_attribute, suggest
+from sf_sagemaker.dbt_environment import DbtEnvironment
 from sf_sagemaker.errors import SfSagemakerError
 from sf_sagemaker.warehouse.warehouse import Warehouse
 
@@ -32,8 +32,10 @@ PROJECT_FOLDER = "dbt_project"  # below the root of the repository
 _SOURCE_FOLDERS = ("models", "macros", "tests", "seeds", "snapshots", "analyses")
 _SOURCE_FILES = ("dbt_project.yml", "profiles.yml", "packages.yml", "dependencies.yml")
 
-_ASSET_TYPES = ("model", "seed", "snapshot")  # what dbt builds and tests
-# Where DbtCliResource looks for the selection of a run over all of a multi-asset.
+# What of the profile's variables dbt writes into the manifest: where relations lie.
+_IN_MANIFEST = ("SNOWFLAKE_DATABASE", "SNOWFLAKE_SCHEMA")
+
+# Where dagster-dbt looks for the selection of a run over all of a multi-asset.
 _SELECT_TAG = "dagster_dbt/select"
 # Without dbt's operators, wildcards and lists.
 _PLAIN_SELECTION = re.compile(r"(tag:)?[\w.-]+")
@@ -93,7 +95,9 @@ class DbtModels(Component):
             op_tags={_SELECT_TAG: self.select},
         )
         def build(
-            context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]
+            context: dg.AssetExecutionContext,
+            warehouse: dg.ResourceParam[Warehouse],
+            dbt_environment: dg.ResourceParam[DbtEnvironment],
         ) -> Iterator[Any]:
             with warehouse.writing():
                 pass  # waits, saying for whom, where another process holds the warehouse
@@ -104,10 +108,8 @@ class DbtModels(Component):
             }
             # Unit tests test the SQL, not the rows: they belong to development and CI.
             arguments = ["build", "--exclude-resource-type", "unit_test"]
-            invocation = _dbt(project).cli(
-                [*arguments, "--vars", json.dumps(periods)], context=context
-            )
-            yield from invocation.stream().fetch_row_counts().fetch_column_metadata()
+            arguments += ["--vars", json.dumps(periods)]
+            yield from dbt_build.build(project, arguments, context, warehouse, dbt_environment)
 
         return dg.Definitions(assets=[build])
 
@@ -116,9 +118,8 @@ def dbt_project(project_root: Path) -> DbtProject:
     """The repository's dbt project, with its own profiles.yml."""
     folder = project_root / PROJECT_FOLDER
     # A target folder of its own: dbt's, used by hand, may hold the manifest of another target.
-    return DbtProject(
-        project_dir=folder, profiles_dir=folder, target_path=Path("target", "dagster")
-    )
+    target = Path("target", "dagster", os.environ.get("SF_SAGEMAKER_DEPLOYMENT") or "local")
+    return DbtProject(project_dir=folder, profiles_dir=folder, target_path=target)
 
 
 def translator() -> DagsterDbtTranslator:
@@ -173,7 +174,8 @@ def _asset_nodes(manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     return (
         node
         for node in manifest["nodes"].values()
-        if node["resource_type"] in _ASSET_TYPES and node["config"]["materialized"] != "ephemeral"
+        if node["resource_type"] in dbt_build.ASSET_TYPES
+        and node["config"]["materialized"] != "ephemeral"
     )
 
 
@@ -208,9 +210,7 @@ def _specs(
 ) -> tuple[Sequence[dg.AssetSpec], Sequence[dg.AssetCheckSpec]]:
     """The assets of dbt nodes, and the checks that their dbt tests are."""
     translate = translator()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)  # of what dagster-dbt uses itself
-        specs = [translate.get_asset_spec(manifest, unique_id, project) for unique_id in unique_ids]
+    specs = [translate.get_asset_spec(manifest, unique_id, project) for unique_id in unique_ids]
     check_specs: list[dg.AssetCheckSpec] = []
     for unique_id, spec in zip(unique_ids, specs, strict=True):
         for child in manifest["child_map"][unique_id]:
@@ -221,16 +221,11 @@ def _specs(
     return specs, check_specs
 
 
-def _dbt(project: DbtProject) -> DbtCliResource:
-    """The dbt of this Python environment, whether or not the environment is on the PATH."""
-    return DbtCliResource(
-        project_dir=project, dbt_executable=str(Path(sys.executable).with_name("dbt"))
-    )
-
-
 def _parse(project: DbtProject) -> None:
     try:
-        _dbt(project).cli(["parse", "--quiet"], target_path=project.manifest_path.parent).wait()
+        dbt_build.Dbt.of(project).cli(
+            ["parse", "--quiet"], target_path=project.manifest_path.parent
+        ).wait()
     except DagsterDbtCliRuntimeError as error:
         raise DbtProjectInvalid(
             f"dbt can't parse {project.project_dir}: {error}. Run `dbt parse` there to see it alone"
@@ -242,6 +237,8 @@ def _sources_digest(folder: Path) -> str:
     for name in _SOURCE_FOLDERS:
         files += sorted(path for path in (folder / name).rglob("*") if path.is_file())
     digest = hashlib.sha256(importlib.metadata.version("dbt-core").encode())
+    for name in _IN_MANIFEST:
+        digest.update(f"\0{name}\0{os.environ.get(name)}".encode())
     for file in files:
         digest.update(f"\0{file.relative_to(folder)}\0".encode())
         digest.update(file.read_bytes())

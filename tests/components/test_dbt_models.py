@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import subprocess
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,10 @@ FILES = {
     ),
     "models/sales_people/sales.sql": "select sale_id from {{ ref('only_sql') }}",
     "models/people/customers_v2.sql": "select 1 as customer_id",
+    "models/broken/broken.sql": (
+        "{{ config(materialized='table') }} "
+        "select cast('a' || sale_id as integer) as number from {{ ref('large_sales') }}"
+    ),
     "models/models.yml": """
         models:
           - name: stg_sales
@@ -220,7 +225,10 @@ def checks(assets: dg.AssetsDefinition) -> dict[dg.AssetCheckKey, tuple[Any, ...
 
 
 @pytest.mark.slow
-def test_a_run_builds_the_chosen_models_and_no_other(shop: Project, tmp_path: Path) -> None:
+def test_a_run_builds_the_chosen_models_and_no_other(
+    shop: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = record_processes(monkeypatch)
     with own_deployment(tmp_path / "home") as instance:
         location = Location(definitions(shop, "sales"), instance, tmp_path / "home")
 
@@ -234,12 +242,45 @@ def test_a_run_builds_the_chosen_models_and_no_other(shop: Project, tmp_path: Pa
         }
         metadata = metadata_of(every, "large_sales")
         assert metadata["dagster/row_count"] == 1
-        [source] = metadata["dagster/column_lineage"].deps_by_column["sale_id"]
-        assert source == dg.TableColumnDep(dg.AssetKey("stg_sales"), "sale_id")
+        assert metadata["dagster/storage_kind"] == "duckdb"
+        columns = [(c.name, c.type) for c in metadata["dagster/column_schema"].columns]
+        assert columns == [("sale_id", "INTEGER"), ("amount", "INTEGER")]
+        for name in ("sale_id", "amount"):
+            [source] = metadata["dagster/column_lineage"].deps_by_column[name]
+            assert source == dg.TableColumnDep(dg.AssetKey("stg_sales"), name)
+        view = metadata_of(every, "stg_sales")
+        assert "dagster/row_count" not in view
+        assert len(view["dagster/column_schema"].columns) == 2
 
         one = location.materialize(["large_sales"], "2014-05-05")
         assert one.success, failure_of(one)
         assert materialized(one) == {"large_sales"}
+    builds = [arguments[1] for arguments in started if Path(arguments[0]).name == "dbt"]
+    assert builds == ["build", "build"]
+
+
+@pytest.mark.slow
+def test_what_was_built_before_a_failure_is_known(shop: Project, tmp_path: Path) -> None:
+    with own_deployment(tmp_path / "home") as instance:
+        location = Location(definitions(shop, "shop"), instance, tmp_path / "home")
+        result = location.materialize(["stg_sales", "large_sales", "broken"], "2014-05-05")
+    assert not result.success
+    assert "DagsterDbtCliRuntimeError" in failure_of(result)
+    assert materialized(result) == {"stg_sales", "large_sales"}
+    assert metadata_of(result, "large_sales")["dagster/row_count"] == 1
+
+
+def record_processes(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The arguments of every process that this one starts from now on."""
+    started: list[list[str]] = []
+
+    class Recorded(subprocess.Popen):
+        def __init__(self, args: Any, *others: Any, **options: Any) -> None:
+            started.append([args] if isinstance(args, str) else [*map(str, args)])
+            super().__init__(args, *others, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
+    return started
 
 
 def materialized(result: dg.ExecuteInProcessResult) -> set[str]:
