@@ -86,7 +86,7 @@ def boost(
     evaluated = [(matrix, "train")]
     if len(validation):
         held_out = labels(validation.target, target.transform)
-        evaluated.append((matrices.held_out(validation, held_out, matrix), "validation"))
+        evaluated.append((matrices.held_out(validation, held_out), "validation"))
 
     parameters = _parameters(hyperparameters, target, threads)
     resumed = _resume(checkpoints, group, reporter)
