@@ -28,13 +28,13 @@ from benchmarks.weekly_streams import (
 from sf_sagemaker.components.retraining import retraining_policy
 from sf_sagemaker.components.xgboost_model import XGBoostModel
 from sf_sagemaker.lifecycle import retraining
-from sf_sagemaker.lifecycle.champions import Champion, candidate, champion_of
-from sf_sagemaker.lifecycle.comparison import Comparison, Decision, compare, decide
+from sf_sagemaker.lifecycle.champions import Champion, champion_of
+from sf_sagemaker.lifecycle.comparison import Comparison, Decision
 from sf_sagemaker.lifecycle.decay import DecayMonitor, DecayPoint
 from sf_sagemaker.lifecycle.intervals import LEVEL, Interval, bootstrap
 from sf_sagemaker.lifecycle.measures import NumericMeasure
 from sf_sagemaker.lifecycle.outcomes import REFERENCE, Outcomes, concatenate
-from sf_sagemaker.lifecycle.promotion import replacement_due
+from sf_sagemaker.lifecycle.promotion import compare_out_of_time, consider
 from sf_sagemaker.lifecycle.registry import RegisteredModel
 
 _SHIPPED = "shipped"
@@ -104,6 +104,7 @@ class ShippedPolicy:
         self._keys = [period.key for period in periods]
         self._log: list[Champion] = []
         self._registered: list[RegisteredModel] = []
+        self._evaluations: dict[str, Mapping[str, Outcomes]] = {}
         self._point: DecayPoint | None = None
         self.decisions: list[tuple[str, Comparison | None, Decision]] = []
 
@@ -115,7 +116,8 @@ class ShippedPolicy:
             champion = champion_of(self._log, self._keys[week])
             assert champion is not None, "the first model takes over at once"
             models[week] = self._keys.index(champion.training_job)
-            self._point = self._monitor.observe(self._keys[week], champion, self._evaluated(week))
+            evaluated = self._evaluations[self._keys[week]] = self._evaluated(week)
+            self._point = self._monitor.observe(self._keys[week], champion, evaluated)
             self._consider(week)
             if week < self._stream.last and self._is_due(week):
                 self._train(week)
@@ -153,53 +155,39 @@ class ShippedPolicy:
 
     def _consider(self, week: int) -> None:
         """As `update_champion` does, after the evaluation or the training of a week."""
-        challenger = candidate(self._log, self._registered)
-        if challenger is None:
-            return
-        comparison, decision = None, Decision("promote", "the first model")
-        if self._log:
-            comparison = self._compare(self._log[-1], challenger, week)
-            due = replacement_due(
-                self._log[-1], self._point, self._keys[week], self._cadence, self._rules
-            )
-            decision = decide(comparison, due=due, confirm=False)
-        self.decisions.append((self._keys[week], comparison, decision))
-        if decision.kind != "promote":
-            return
-        self._log.append(
-            Champion(
-                version=len(self._log) + 1,
-                model=challenger.model,
-                partition=challenger.partition,
-                training_job=challenger.training_job,
-                in_force_from=self._keys[week + 1],
-                promoted_at=challenger.trained_at,
-                kind="promotion" if self._log else "first",
-                reason=decision.reason,
-                figures={},
-            )
+        considered = consider(
+            self._log,
+            self._registered,
+            self._cadence,
+            self._rules,
+            self._compare,
+            as_of=self._keys[week],
+            point=self._point,
+            promoted_at=self._cadence.period(self._keys[week]).end,
         )
-        self._point = None  # of the new champion nothing is known yet
+        if considered is None:
+            return
+        self.decisions.append((self._keys[week], considered.comparison, considered.decision))
+        if considered.entry is not None:
+            self._log.append(considered.entry)
+            self._point = None  # of the new champion nothing is known yet
 
-    def _compare(self, champion: Champion, challenger: RegisteredModel, week: int) -> Comparison:
-        """On the test split of the challenger's dataset, and the weeks evaluated after it."""
+    def _compare(self, champion: Champion, challenger: RegisteredModel) -> Comparison:
         stream = self._stream
         ours, theirs = (self._keys.index(model.training_job) for model in (champion, challenger))
         window = (stream.weeks > theirs - stream.window) & (stream.weeks <= theirs)
-        known = min(week, ours + self._max_age)
-        evaluated = (stream.weeks > theirs) & (stream.weeks <= known)
-        parts = (window & (stream.splits == "test"), evaluated)
-        of_champion, of_challenger = (
-            concatenate([stream.outcomes(number, chosen) for chosen in parts])
-            for number in (ours, theirs)
-        )
-        return compare(
+        test = window & (stream.splits == "test")
+        on_test_split = stream.outcomes(ours, test), stream.outcomes(theirs, test)
+        [registered] = [
+            one for one in self._registered if one.training_job == champion.training_job
+        ]
+        return compare_out_of_time(
             self._measure,
-            of_champion,
-            of_challenger,
-            margin=self._rules.margin,
-            min_rows=self._rules.min_rows,
-            seed=self._rules.seed,
+            registered,
+            challenger,
+            on_test_split,
+            self._evaluations.items(),
+            self._rules,
         )
 
 

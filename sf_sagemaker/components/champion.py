@@ -11,15 +11,17 @@ from pydantic import Field
 from sf_sagemaker.components import lifecycle_plots
 from sf_sagemaker.components.attributes import AssetAttributes
 from sf_sagemaker.components.champion_report import (
+    COMPARISON_CHECK,
     DRIFT_CHECK,
     champion_metadata,
+    comparison_result,
     decay_result,
     decision_text,
     drift_result,
 )
 from sf_sagemaker.components.model_state import DECAY_CHECK
 from sf_sagemaker.lifecycle.champions import (
-    Champion,
+    ModelMissing,
     UnknownVersion,
     champion_model,
     roll_back,
@@ -79,7 +81,7 @@ def champion(
     rules: ChampionRules,
     attributes: AssetAttributes,
 ) -> dg.AssetsDefinition:
-    """The champion asset, with its checks `decay` and `input_drift`."""
+    """The champion asset, with its checks `decay`, `input_drift` and `comparison`."""
     key = dg.AssetKey([spec.model, "champion"])
     cadence = attributes.cadence
 
@@ -111,6 +113,12 @@ def champion(
                 description="The features of recent rows are distributed as those that the champion "
                 f"was trained on: none has moved by more than {rules.max_effect:.0%} of its rows.",
             ),
+            dg.AssetCheckSpec(
+                COMPARISON_CHECK,
+                asset=key,
+                description="The newest challenger could be compared with the champion: none of the two "
+                "is lost, and both can score the same rows.",
+            ),
         ],
     )
     def champion(
@@ -138,12 +146,12 @@ def champion(
                 run_id=context.run_id,
             )
         if result.considered is not None:
-            context.log.info(decision_text(result.considered))
+            log = context.log.warning if result.considered.incomparable else context.log.info
+            log(decision_text(result.considered))
         metric = scorer.measure.metric
         drift = None
-        newest = max(filter(None, (result.as_of, result.landed)), default=None)
-        if result.champion is not None and newest is not None:
-            drift = _drift(warehouse, storage, spec, cadence, result.champion, newest, rules)
+        if result.as_of is not None:
+            drift = _drift(warehouse, storage, spec, cadence, result, result.as_of, rules)
         plot = None
         if result.series:
             plot = lifecycle_plots.decay_series(result.series, rules.limits, metric)
@@ -152,7 +160,11 @@ def champion(
             data_version=dg.DataVersion(
                 result.champion.training_job if result.champion else "none"
             ),
-            check_results=[decay_result(result, rules.limits, metric, plot), drift_result(drift)],
+            check_results=[
+                decay_result(result, rules.limits, metric, plot),
+                drift_result(drift),
+                comparison_result(result.considered),
+            ],
         )
 
     return champion
@@ -187,12 +199,17 @@ def _drift(
     storage: Storage,
     spec: DatasetSpec,
     cadence: Cadence,
-    champion: Champion,
+    result: Standing,
     newest: str,
     rules: ChampionRules,
-) -> InputDrift:
+) -> InputDrift | None:
     """The champion's training rows against the newest periods, whether or not those have labels."""
-    registered = champion_model(storage, champion)
+    if result.champion is None:
+        return None
+    try:
+        registered = champion_model(storage, result.champion, result.models)
+    except ModelMissing as error:
+        return InputDrift("no verdict", str(error), rules.max_effect, 0, 0, (), ())
     end = cadence.period(newest).end
     recent = [*cadence.between(cadence.start, end)][-rules.limits.rolling :]
     rows: pa.Table = read_rows(

@@ -17,6 +17,7 @@ from sf_sagemaker.periods import Cadence
 from sf_sagemaker.storage import Storage
 
 DRIFT_CHECK = "input_drift"
+COMPARISON_CHECK = "comparison"
 
 
 def decision_text(considered: Consideration) -> str:
@@ -160,6 +161,22 @@ def decay_result(
         passed=point is None or not point.causes,
         description=reason,
         metadata=metadata,
+    )
+
+
+def comparison_result(considered: Consideration | None) -> dg.AssetCheckResult:
+    """A warning where the challenger was not compared: retraining is in vain until that is mended."""
+    reason = considered.decision.reason if considered else "there is no challenger"
+    return dg.AssetCheckResult(
+        check_name=COMPARISON_CHECK,
+        passed=considered is None or not considered.incomparable,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=reason,
+        metadata={
+            "decision": considered.decision.kind if considered else "none",
+            "reason": reason,
+            **({"challenger": considered.challenger.training_job} if considered else {}),
+        },
     )
 
 

@@ -5,11 +5,12 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from sf_sagemaker.components.attributes import Partitions
 from sf_sagemaker.components.component import Attributes, within
 from sf_sagemaker.lifecycle.decay import DecayLimits
 from sf_sagemaker.lifecycle.drift import LIMIT
 from sf_sagemaker.lifecycle.promotion import PromotionRules
-from sf_sagemaker.periods import Cadence, parse_length, periods_in
+from sf_sagemaker.periods import Cadence, InvalidPeriod, parse_duration, parse_length, periods_in
 
 _OLDEST = 26  # periods
 _ROLLING = 4  # periods
@@ -45,6 +46,42 @@ class Evaluation(Attributes):
     def oldest(self, cadence: Cadence) -> int:
         """The greatest age in periods. Raises InvalidPeriod."""
         return periods_in(self.max_age, cadence.every) if self.max_age else _OLDEST
+
+
+class Update(Attributes):
+    """When a period that has ended is landed and evaluated."""
+
+    offset: str = Field(
+        default="3 hours",
+        description="How long after the period's end; its last rows arrive until then.",
+        examples=["90 minutes", "2 days"],
+    )
+    max_retries: int = Field(default=2, description="Retries of a run that fails.")
+
+    _length = length_validator("offset")
+    _retries = within("max_retries", least=0, most=10)
+
+    def delay(self, partitions: Partitions) -> timedelta:
+        """The offset. Raises InvalidPeriod for one that is no shorter than any period."""
+        offset = parse_duration(self.offset)
+        days = {"day": 1, "week": 7}.get(partitions.every, 28)
+        if offset >= timedelta(days=days) or offset.seconds % 60:
+            raise InvalidPeriod(
+                f"{self.offset!r} must be whole minutes and less than {days} days, so that each "
+                f"{partitions.every} is updated before the next one ends"
+            )
+        return offset
+
+    def cron(self, partitions: Partitions) -> str:
+        """The ends of the periods with the offset, as a cron expression. Raises InvalidPeriod."""
+        offset = self.delay(partitions)
+        _, _, day, month, weekday = partitions.cron().split()
+        if partitions.every == "week":
+            weekday = str((int(weekday) + offset.days) % 7)
+        elif partitions.every != "day":
+            day = str(int(day) + offset.days)
+        hour, minute = divmod(offset.seconds // 60, 60)
+        return f"{minute} {hour} {day} {month} {weekday}"
 
 
 class Decay(Attributes):

@@ -14,6 +14,7 @@ from sf_sagemaker.periods import Cadence, InvalidPeriod
 
 DECAY_CHECK = "decay"  # on the model's champion
 EPISODE_TAG = "sf_sagemaker/episode"
+MAX_RETRIES_TAG = "dagster/max_retries"
 TRAINED_AT = (
     "trained_at"  # metadata of a model: an adopted job was trained before it was materialized
 )
@@ -77,7 +78,7 @@ def read_state(
 ) -> ModelState:
     """What the instance knows of a model at this moment, in a number of queries that never grows."""
     trained, built_with = _newest_model(instance, assets, cadence)
-    landed = _newest_partition(instance, assets.source, cadence)
+    landed = newest_partition(instance, assets.source, cadence)
     blocking = _blocking_checks(repository, assets.source)
     latest = _latest_evaluations(instance, [assets.decay, *blocking])
     decay = latest.get(assets.decay)
@@ -98,6 +99,13 @@ def read_state(
     return _with_runs(instance, assets, state)
 
 
+def newest_training(
+    instance: dg.DagsterInstance, assets: RetrainedModel, cadence: Cadence
+) -> Training | None:
+    """The newest model by period; None where none was trained."""
+    return _newest_model(instance, assets, cadence)[0]
+
+
 def _newest_model(
     instance: dg.DagsterInstance, assets: RetrainedModel, cadence: Cadence
 ) -> tuple[Training | None, dict[dg.AssetKey, str | None]]:
@@ -105,7 +113,7 @@ def _newest_model(
 
     A backfill of earlier periods makes neither the model fresh nor its code up to date.
     """
-    partition = _newest_partition(instance, assets.model, cadence)
+    partition = newest_partition(instance, assets.model, cadence)
     if partition is None:
         return None, {}
     versions: dict[dg.AssetKey, str | None] = {}
@@ -126,7 +134,7 @@ def _newest_model(
     return newest, versions
 
 
-def _newest_partition(
+def newest_partition(
     instance: dg.DagsterInstance, key: dg.AssetKey, cadence: Cadence
 ) -> str | None:
     """The newest materialized partition that is a period of the cadence."""
@@ -147,11 +155,26 @@ def _materialization(
     return found[0] if found else None
 
 
+def latest_verdict(
+    instance: dg.DagsterInstance, check: dg.AssetCheckKey
+) -> dg.AssetCheckEvaluation | None:
+    """What the check said last, if it ever has."""
+    found = _latest_evaluations(instance, [check]).get(check)
+    return found.verdict if found else None
+
+
 @dataclass(frozen=True)
 class _Evaluation:
-    passed: bool
-    blocks: bool
+    verdict: dg.AssetCheckEvaluation
     timestamp: float
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict.passed
+
+    @property
+    def blocks(self) -> bool:
+        return _blocks(self.verdict)
 
 
 def _latest_evaluations(
@@ -172,7 +195,7 @@ def _latest_evaluations(
             verdict = record.evaluation
             if isinstance(verdict, dg.AssetCheckEvaluation):
                 timestamp = record.event.timestamp if record.event else record.create_timestamp
-                found[check] = _Evaluation(verdict.passed, _blocks(verdict), timestamp)
+                found[check] = _Evaluation(verdict, timestamp)
                 break
     return found
 

@@ -14,10 +14,12 @@ import dagster as dg
 from sf_sagemaker.components.attributes import Freshness, Retraining
 from sf_sagemaker.components.model_state import (
     EPISODE_TAG,
+    MAX_RETRIES_TAG,
     RetrainedModel,
     episode_tag,
     read_state,
 )
+from sf_sagemaker.components.retraining_check import report_decision, retraining_check
 from sf_sagemaker.lifecycle.retraining import (
     Decision,
     RetrainingPolicy,
@@ -27,8 +29,6 @@ from sf_sagemaker.lifecycle.retraining import (
 from sf_sagemaker.periods import Cadence, parse_length
 
 CAUSE_TAG = "sf_sagemaker/cause"
-
-_MAX_RETRIES_TAG = "dagster/max_retries"
 
 
 def retraining_definitions(
@@ -42,6 +42,7 @@ def retraining_definitions(
 ) -> dg.Definitions:
     """The sensor `<model>_retraining` with its backstop, or the schedule of that name, or nothing.
 
+    Where something asks, the model has the check `retraining`, which says what a person has to do.
     `window` is the length of the model's datasets. Which blocking checks the source has, and which
     code versions dataset and model, is read from the code location when it is asked.
     """
@@ -50,6 +51,7 @@ def retraining_definitions(
     policy = retraining_policy(cadence, window, freshness, retraining)
     name = f"{assets.name}_retraining"
     target = dg.AssetSelection.assets(*assets.built)
+    check = retraining_check(assets, cadence)
 
     def ask(context: Any, trigger: Trigger) -> dg.RunRequest | dg.SkipReason:
         state = read_state(
@@ -58,6 +60,7 @@ def retraining_definitions(
         decision = decide(state, policy, trigger)
         if decision.alert:
             context.log.warning(f"{assets.name}: {decision.reason}")
+        report_decision(context.instance, assets, state, decision, trigger)
         if decision.partition is None:
             return dg.SkipReason(decision.reason)
         return _request(assets, decision, trigger, retraining.max_retries, tags or {})
@@ -76,7 +79,7 @@ def retraining_definitions(
         return ask(context, "schedule" if retraining.mode == "schedule" else "backstop")
 
     if retraining.mode == "schedule":
-        return dg.Definitions(schedules=[schedule])
+        return dg.Definitions(schedules=[schedule], asset_checks=[check])
 
     @dg.sensor(
         name=name,
@@ -88,7 +91,7 @@ def retraining_definitions(
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         return ask(context, "sensor")
 
-    return dg.Definitions(sensors=[sensor], schedules=[schedule])
+    return dg.Definitions(sensors=[sensor], schedules=[schedule], asset_checks=[check])
 
 
 def retraining_policy(
@@ -121,6 +124,6 @@ def _request(
             **tags,
             CAUSE_TAG: ", ".join(decision.causes),
             EPISODE_TAG: episode,
-            _MAX_RETRIES_TAG: str(max_retries),
+            MAX_RETRIES_TAG: str(max_retries),
         },
     )

@@ -1,12 +1,13 @@
 """The job `<model>_update`, and the schedule that launches it when a period has ended."""
 
-from datetime import timedelta
+from datetime import datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 
 from sf_sagemaker.components.attributes import Partitions
-from sf_sagemaker.components.model_state import RetrainedModel
+from sf_sagemaker.components.lifecycle_attributes import Update
+from sf_sagemaker.components.model_state import MAX_RETRIES_TAG, RetrainedModel
 
 
 def update_job(name: str) -> str:
@@ -19,9 +20,10 @@ def update_definitions(
     evaluation_key: dg.AssetKey,
     *,
     partitions: Partitions,
+    update: Update,
     tags: dict[str, str],
 ) -> dg.Definitions:
-    """The job and its schedule, which is on."""
+    """The job and its schedule, which is on. Raises InvalidPeriod for an offset that is too long."""
     # What the evaluation is built from, but no new model; a table may be maintained elsewhere.
     inputs = dg.AssetSelection.assets(evaluation_key).upstream()
     inputs = inputs - dg.AssetSelection.assets(assets.dataset, assets.model)
@@ -33,22 +35,29 @@ def update_definitions(
         tags=tags,
     )
     cadence = partitions.cadence()
+    delay = timedelta(days=update.delay(partitions).days)
 
     @dg.schedule(
         name=update_job(assets.name),
         job=job,
-        cron_schedule=partitions.cron(),
+        cron_schedule=update.cron(partitions),
         execution_timezone=partitions.timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Brings {assets.name} up to date when a period has ended.",
+        description=f"Brings {assets.name} up to date {update.offset} after a period has ended.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         local = context.scheduled_execution_time.astimezone(ZoneInfo(partitions.timezone))
-        ended = cadence.containing(local.replace(tzinfo=None) - timedelta(seconds=1))
+        # By the day: where clocks are put forward, the hour is not the one that was asked for.
+        end = datetime.combine(local.date(), time()) - delay
+        ended = cadence.containing(end - timedelta(seconds=1))
         # Dagster's own schedule of a partitioned job would ask for the last period for ever.
         if ended is None:
             return dg.SkipReason(f"no period ended then: {_extent(partitions)}")
-        return dg.RunRequest(run_key=ended.key, partition_key=ended.key)
+        return dg.RunRequest(
+            run_key=ended.key,
+            partition_key=ended.key,
+            tags={MAX_RETRIES_TAG: str(update.max_retries)},
+        )
 
     return dg.Definitions(jobs=[job], schedules=[schedule])
 

@@ -99,9 +99,16 @@ def champion_of(log: Sequence[Champion], partition: str) -> Champion | None:
     return max(started, key=lambda champion: champion.version, default=None)
 
 
-def champion_model(storage: Storage, champion: Champion) -> RegisteredModel:
-    """The trained model that a champion is. Raises ModelMissing where it isn't registered."""
-    return _registered(storage, registered_models(storage, champion.model), champion)
+def champion_model(
+    storage: Storage, champion: Champion, models: Collection[RegisteredModel] | None = None
+) -> RegisteredModel:
+    """The trained model that a champion is. Raises ModelMissing where it isn't registered.
+
+    `models` are the registered ones, in their order; without them they are read.
+    """
+    if models is None:
+        models = registered_models(storage, champion.model)
+    return _registered(storage, models, champion)
 
 
 def candidate(
@@ -120,8 +127,12 @@ def candidate(
     return newest
 
 
-def promote(storage: Storage, champion: Champion) -> Champion:
+def promote(
+    storage: Storage, champion: Champion, models: Collection[RegisteredModel] | None = None
+) -> Champion:
     """Appends a champion to the log; its version is one more than the newest that the caller saw.
+
+    `models` are the registered ones, in their order; without them they are read.
 
     Raises EntryTaken where another process has promoted meanwhile: read the log and decide again.
     Raises ModelMissing, OlderChallenger and IncompatibleChallenger where it mustn't take over.
@@ -133,7 +144,8 @@ def promote(storage: Storage, champion: Champion) -> Champion:
             f"{storage.uri(_prefix(champion.model))} has {len(log)} entries now. Read the log again "
             "and decide again"
         )
-    models = registered_models(storage, champion.model)
+    if models is None:
+        models = registered_models(storage, champion.model)
     challenger = _registered(storage, models, champion)
     if log:
         current, order = log[-1], _order(models)

@@ -275,11 +275,17 @@ def decay_series(
     measure: Measure,
     limits: DecayLimits,
 ) -> list[DecayPoint]:
-    """The points of all evaluated periods that had a champion; one evaluation of each period."""
+    """The points of all evaluated periods that had a champion; one evaluation of each period.
+
+    A period that has rows and no label yet is not looked at: it would only push out of the window what
+    is known.
+    """
     from sf_sagemaker.lifecycle.evaluation import read_outcomes
 
     periods = {}
     for evaluation in evaluations:
+        if evaluation.awaits_labels:
+            continue
         jobs = {c.training_job for c in log if c.partition < evaluation.partition}
         if jobs:
             wanted = {*jobs, REFERENCE}

@@ -1,7 +1,8 @@
 """Evaluations: what the models of earlier periods were worth on the rows of a period.
 
 An evaluation is a folder of object storage that is never changed. Evaluating a period again, with late
-or corrected labels, adds another one; the newest counts.
+or corrected labels, adds another one; the newest counts. It is made as of a moment in data time, by
+which its labels were known.
 """
 
 import io
@@ -34,9 +35,9 @@ class PredictorScores:
     """What one predictor was worth on the rows of a period.
 
     `predictor` is the model's training job, or REFERENCE, which has no `partition` and no `age` (in
-    periods). `rows` were scored; `unscored` ones have a class that the predictor doesn't know, and
-    `not_finite` of the scored ones have a prediction that is missing or infinite. Where there are
-    any of those, or no rows at all, error and bias are NaN.
+    periods). Of the scored `rows`, `unknown_class` have a class that the predictor doesn't know, and
+    count against it; `not_finite` have a prediction that is missing or infinite. Where there are any
+    of those, or no rows at all, error and bias are NaN.
     """
 
     predictor: str
@@ -44,7 +45,7 @@ class PredictorScores:
     age: int | None
     warm_up: bool
     rows: int
-    unscored: int
+    unknown_class: int
     error: Interval
     bias: Interval
     not_finite: int = 0
@@ -62,8 +63,9 @@ class LeftOut:
 class Evaluation:
     """The scores of a period's models and of the reference, youngest model first, reference last.
 
-    `rows` are the period's labelled rows, `key` is the folder in object storage. `evaluated_at` is
-    in UTC.
+    `rows` are the period's rows whose label was known by `known_by` (naive, in the model's time zone;
+    None takes every label there is), and `unlabelled` are the others. `key` is the folder in object
+    storage. `evaluated_at` is in UTC.
     """
 
     model: str
@@ -75,6 +77,13 @@ class Evaluation:
     scores: tuple[PredictorScores, ...]
     left_out: tuple[LeftOut, ...] = ()
     run_id: str | None = None
+    known_by: datetime | None = None
+    unlabelled: int = 0
+
+    @property
+    def awaits_labels(self) -> bool:
+        """Whether nothing is known of the period yet, though it has rows."""
+        return self.unlabelled > 0 and self.rows == 0
 
 
 def read_evaluations(storage: Storage, model: str) -> list[Evaluation]:
@@ -87,8 +96,12 @@ def read_evaluations(storage: Storage, model: str) -> list[Evaluation]:
 
 def evaluations_of(storage: Storage, model: str, partition: str) -> list[Evaluation]:
     """All evaluations of one period, oldest first. Raises CorruptEvaluation."""
-    keys = [key for _, key in _committed(storage, f"evaluations/{model}/{partition}")]
-    return [_read(storage, key) for key in sorted(keys)]
+    return [_read(storage, key) for key in evaluation_keys(storage, model, partition)]
+
+
+def evaluation_keys(storage: Storage, model: str, partition: str) -> list[str]:
+    """The keys of all evaluations of one period, oldest first."""
+    return sorted(key for _, key in _committed(storage, f"evaluations/{model}/{partition}"))
 
 
 def read_outcomes(
@@ -154,7 +167,7 @@ def score_table(evaluation: Evaluation) -> "pa.Table":
             "age": scores.age,
             "warm_up": scores.warm_up,
             "scored_rows": scores.rows,
-            "unscored_rows": scores.unscored,
+            "unknown_class_rows": scores.unknown_class,
             "not_finite_rows": scores.not_finite,
             **_columns("error", scores.error),
             **_columns("bias", scores.bias),
@@ -171,7 +184,7 @@ def score_table(evaluation: Evaluation) -> "pa.Table":
                 ("age", pa.int64()),
                 ("warm_up", pa.bool_()),
                 ("scored_rows", pa.int64()),
-                ("unscored_rows", pa.int64()),
+                ("unknown_class_rows", pa.int64()),
                 ("not_finite_rows", pa.int64()),
                 *((name, pa.float64()) for name in bounds),
             ]
@@ -202,6 +215,8 @@ def _scores_file(evaluation: Evaluation) -> bytes:
         "rows": evaluation.rows,
         "left_out": [vars(left_out) for left_out in evaluation.left_out],
         "run_id": evaluation.run_id,
+        "known_by": evaluation.known_by.isoformat() if evaluation.known_by else None,
+        "unlabelled": evaluation.unlabelled,
     }
     table = score_table(evaluation)
     return _parquet([table.replace_schema_metadata({_HEADER: json.dumps(header).encode()})])
@@ -216,6 +231,7 @@ def _read(storage: Storage, key: str) -> Evaluation:
     try:
         table = pq.read_table(pa.BufferReader(content))
         header = json.loads((table.schema.metadata or {})[_HEADER])
+        known_by = header["known_by"]
         scores = tuple(
             PredictorScores(
                 predictor=row["predictor"],
@@ -223,7 +239,7 @@ def _read(storage: Storage, key: str) -> Evaluation:
                 age=row["age"],
                 warm_up=row["warm_up"],
                 rows=row["scored_rows"],
-                unscored=row["unscored_rows"],
+                unknown_class=row["unknown_class_rows"],
                 error=_interval(row, "error"),
                 bias=_interval(row, "bias"),
                 not_finite=row["not_finite_rows"],
@@ -240,6 +256,8 @@ def _read(storage: Storage, key: str) -> Evaluation:
             scores=scores,
             left_out=tuple(LeftOut(**left_out) for left_out in header["left_out"]),
             run_id=header["run_id"],
+            known_by=datetime.fromisoformat(known_by) if known_by else None,
+            unlabelled=header["unlabelled"],
         )
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptEvaluation(

@@ -9,7 +9,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sf_sagemaker.lifecycle.evaluation import Evaluation, evaluations_of, score_table
+from sf_sagemaker.lifecycle.evaluation import (
+    Evaluation,
+    evaluation_keys,
+    evaluations_of,
+    score_table,
+)
 from sf_sagemaker.periods import Period
 from sf_sagemaker.storage import Storage
 from sf_sagemaker.warehouse.catalog import get_relation
@@ -28,20 +33,28 @@ def land_evaluations(
 ) -> Landed | None:
     """Replaces a period's rows by all evaluations of it; None where those have scored nothing.
 
+    Two evaluations of a period may end at once, and neither may take the other's rows for gone. Where
+    a warehouse has one writer at a time, holding it while they are listed sees to that; where it has
+    several, the list is compared afterwards.
+
     Raises CorruptEvaluation, and what land_period raises.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables = [_rows(it, period) for it in evaluations_of(storage, model, period.key)]
-    if not any(table.num_rows for table in tables):
-        return None
     relation = Relation(schema_name=SCHEMA, name=f"{model}_evaluations")
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "evaluations.parquet"
-        pq.write_table(pa.concat_tables(tables), file)
-        landed = land_period(warehouse, relation, file, "period", period)
-    _create_view(warehouse, relation, f"{model}_latest_evaluations")
+    with warehouse.writing(), tempfile.TemporaryDirectory() as scratch:
+        while True:
+            evaluations = evaluations_of(storage, model, period.key)
+            tables = [_rows(it, period) for it in evaluations]
+            if not any(table.num_rows for table in tables):
+                return None
+            file = Path(scratch) / "evaluations.parquet"
+            pq.write_table(pa.concat_tables(tables), file)
+            landed = land_period(warehouse, relation, file, "period", period)
+            if evaluation_keys(storage, model, period.key) == [it.key for it in evaluations]:
+                break
+        _create_view(warehouse, relation, f"{model}_latest_evaluations")
     return landed
 
 

@@ -5,7 +5,7 @@ entry: the number is the lock.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +45,13 @@ def append(storage: Storage, prefix: str, number: int, content: Mapping[str, Any
     return Entry(number, key, content)
 
 
-def read(storage: Storage, prefix: str) -> list[Entry]:
-    """The entries directly under a prefix, oldest first.
+def read(storage: Storage, prefix: str, keys: Iterable[str] | None = None) -> list[Entry]:
+    """The entries directly under a prefix, oldest first. `keys` are those there, if they are listed.
 
     Raises CorruptEntry for a file that is no JSON object or isn't named by a number, and for a gap.
     """
     entries: list[Entry] = []
-    for key in storage.list(prefix):
+    for key in storage.list(prefix) if keys is None else keys:
         stem = key.removeprefix(f"{prefix}/").removesuffix(".json")
         if "/" in stem:
             continue

@@ -2,6 +2,10 @@
 
 The same metrics as `containers.metrics`, which scores one set of rows. An outcome with a value that
 isn't finite makes every figure NaN: such rows are a defect to look at, not rows to leave out.
+
+A row whose class the predictor doesn't know counts against it: it is wrong by accuracy, has the least
+probability that log loss knows, and is for AUC a row of none of the known classes, to be ranked below
+those of each.
 """
 
 from dataclasses import dataclass
@@ -9,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sf_sagemaker.containers.metrics import METRICS, Task
 from sf_sagemaker.errors import SfSagemakerError
-from sf_sagemaker.lifecycle.outcomes import Outcomes
+from sf_sagemaker.lifecycle.outcomes import UNKNOWN_CLASS, Outcomes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +49,10 @@ class NumericMeasure:
                 f"{self.metric!r} is no metric of {self.task}: choose one of {', '.join(allowed)}"
             )
 
+    @property
+    def of_classes(self) -> bool:
+        return self.task == "classification"
+
     def errors(self, outcomes: Outcomes, samples: "np.ndarray") -> "np.ndarray":
         import numpy as np
 
@@ -79,7 +87,7 @@ class NumericMeasure:
             return _undefined(samples)
         if self.task == "classification":
             probabilities = _by_class(predicted)
-            excess = probabilities - np.eye(probabilities.shape[1])[actual.astype(int)]
+            excess = probabilities - (actual[:, None] == np.arange(probabilities.shape[1]))
             chosen = 1 if excess.shape[1] == 2 else int(np.argmax(np.abs(excess.mean(axis=0))))
             return excess[samples, chosen].mean(axis=1)
         if self.positive:
@@ -107,6 +115,10 @@ class TextMeasure:
             raise UnknownMetric(
                 f"{self.metric!r} is no metric of text: choose one of {', '.join(TEXT_METRICS)}"
             )
+
+    @property
+    def of_classes(self) -> bool:
+        return False
 
     def errors(self, outcomes: Outcomes, samples: "np.ndarray") -> "np.ndarray":
         import numpy as np
@@ -159,6 +171,7 @@ def _classification_errors(
         return (np.argmax(probabilities, axis=1) != classes)[samples].mean(axis=1)
     if metric == "log_loss":
         chosen = probabilities[np.arange(len(classes)), classes]
+        chosen = np.where(classes == UNKNOWN_CLASS, 0, chosen)
         return -np.log(np.maximum(chosen, np.finfo(np.float32).eps))[samples].mean(axis=1)
     count = probabilities.shape[1]
     ranked = [1] if count == 2 else range(count)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 REFERENCE = "reference"  # the predictor that is refitted for each period
+UNKNOWN_CLASS = -1  # what a row's class is to a predictor that doesn't know it
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,9 @@ class Outcomes:
     """One predictor's outcomes on n rows.
 
     `rows` (str) identifies a row, so that two predictors' outcomes can be paired; `splits` (str) is
-    the row's split. `actual` (float64) is the target, or the index of its class. `predicted` is
-    (n,), or (n, classes); for text it is (n, 2): whether the answer matched, and the completion's
-    negative log probability in nats, with `actual` 0.
+    the row's split. `actual` (float64) is the target, or the index of its class among those that the
+    predictor knows, or UNKNOWN_CLASS. `predicted` is (n,), or (n, classes); for text it is (n, 2):
+    whether the answer matched, and the completion's negative log probability in nats, with `actual` 0.
     """
 
     rows: "np.ndarray"
@@ -68,6 +69,11 @@ class Measure(Protocol):
         """The name of the metric, as configured."""
         ...
 
+    @property
+    def of_classes(self) -> bool:
+        """Whether what outcomes hold as `actual` is a class."""
+        ...
+
     def errors(self, outcomes: Outcomes, samples: "np.ndarray") -> "np.ndarray":
         """The metric as something positive of which less is better, for each sample.
 
@@ -90,10 +96,7 @@ class Predictor(Protocol):
     """A model, loaded or fitted."""
 
     def outcomes(self, rows: "pa.Table") -> Outcomes:
-        """Scores labelled rows, as `read_rows` gives them: with the column `split`.
-
-        Rows of a class that it doesn't know are left out.
-        """
+        """Scores labelled rows, all of them, as `read_rows` gives them: with the column `split`."""
         ...
 
 

@@ -23,7 +23,15 @@ from sf_sagemaker.lifecycle.evaluation import (
 )
 from sf_sagemaker.lifecycle.evaluation_table import land_evaluations
 from sf_sagemaker.lifecycle.intervals import bootstrap
-from sf_sagemaker.lifecycle.outcomes import REFERENCE, Measure, Outcomes, Predictor, Scorer
+from sf_sagemaker.lifecycle.labels import count_rows
+from sf_sagemaker.lifecycle.outcomes import (
+    REFERENCE,
+    UNKNOWN_CLASS,
+    Measure,
+    Outcomes,
+    Predictor,
+    Scorer,
+)
 from sf_sagemaker.lifecycle.registry import RegisteredModel, models_of
 from sf_sagemaker.lifecycle.text_baselines import NoRows
 from sf_sagemaker.periods import Cadence, Period, parse_length
@@ -85,18 +93,24 @@ def evaluate_period(
     *,
     max_age: int,
     evaluated_at: datetime,
+    known_by: datetime | None = None,
     run_id: str | None = None,
 ) -> Evaluation:
     """Scores every registered model that is 1 to `max_age` periods old on the rows of a period.
 
-    The reference is fitted to the rows of the trailing window that ends where the period begins, with
-    the labels known by then. A model that can't be scored is left out and named. The evaluation is
-    committed in object storage, and then landed in the warehouse. `evaluated_at` is aware.
+    Only labels that were known by `known_by` count, all of them where it is None. The reference is
+    fitted to the rows of the trailing window that ends where the period begins, with the labels known
+    by then. A model that can't be scored is left out and named. The evaluation is committed in object
+    storage, and then landed in the warehouse. `evaluated_at` is aware, `known_by` naive and in the
+    cadence's time zone.
 
     Raises InvalidPeriod, CorruptEntry, CorruptEvaluation, and what reading rows and landing raise.
     """
     period = cadence.period(partition)
-    rows = read_rows(warehouse, spec, period.start, period.end, timezone=cadence.timezone)
+    rows = read_rows(
+        warehouse, spec, period.start, period.end, known_by=known_by, timezone=cadence.timezone
+    )
+    there = count_rows(warehouse, spec, period, timezone=cadence.timezone)
     candidates = _candidates(warehouse, storage, spec, cadence, period, predictors, max_age)
     outcomes: dict[str, Outcomes] = {}
     left_out: list[LeftOut] = []
@@ -109,7 +123,7 @@ def evaluate_period(
             left_out.append(LeftOut(candidate.predictor, str(error)))
     measure = predictors.scorer.measure
     scores = [
-        _scores(candidate, rows.num_rows, outcomes, measure, spec.seed)
+        _scores(candidate, outcomes, measure, spec.seed)
         for candidate in candidates
         if candidate.predictor in outcomes
     ]
@@ -125,6 +139,8 @@ def evaluate_period(
             scores=tuple(scores),
             left_out=tuple(left_out),
             run_id=run_id,
+            known_by=known_by,
+            unlabelled=max(0, there - rows.num_rows),
         ),
         outcomes,
     )
@@ -197,7 +213,6 @@ def _check_target(model: RegisteredModel, spec: DatasetSpec) -> None:
 
 def _scores(
     candidate: _Candidate,
-    rows: int,
     outcomes: dict[str, Outcomes],
     measure: Measure,
     seed: int,
@@ -215,7 +230,7 @@ def _scores(
         age=candidate.age,
         warm_up=candidate.warm_up,
         rows=len(its),
-        unscored=rows - len(its),
+        unknown_class=int((its.actual == UNKNOWN_CLASS).sum()) if measure.of_classes else 0,
         error=bootstrap(lambda chosen: measure.errors(its, chosen), len(its), seed=seed),
         bias=bootstrap(lambda chosen: measure.biases(its, reference, chosen), len(its), seed=seed),
         not_finite=int((~finite).sum()),

@@ -5,14 +5,16 @@ its own dataset, and the periods that were evaluated since. Nothing is remembere
 but the log, so a challenger that stays undecided is looked at again when more rows are known.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sf_sagemaker.errors import SfSagemakerError
 from sf_sagemaker.lifecycle.champions import (
     Champion,
+    IncompatibleChallenger,
     ModelMissing,
     candidate,
     champion_model,
@@ -24,21 +26,32 @@ from sf_sagemaker.lifecycle.comparison import Comparison, Decision, compare, dec
 from sf_sagemaker.lifecycle.decay import DecayLimits, DecayPoint, decay_series
 from sf_sagemaker.lifecycle.evaluation import Evaluation, read_evaluations, read_outcomes
 from sf_sagemaker.lifecycle.log import EntryTaken
-from sf_sagemaker.lifecycle.outcomes import Outcomes, concatenate
+from sf_sagemaker.lifecycle.outcomes import Measure, Outcomes, concatenate
 from sf_sagemaker.lifecycle.period_evaluation import UNUSABLE, Predictors
 from sf_sagemaker.lifecycle.registry import RegisteredModel, registered_models
 from sf_sagemaker.periods import Cadence
-from sf_sagemaker.storage import Storage
+from sf_sagemaker.storage import KeyMissing, Storage
 from sf_sagemaker.warehouse.dataset import Manifest
+from sf_sagemaker.warehouse.errors import CorruptDataset
 from sf_sagemaker.warehouse.export import read_split
 from sf_sagemaker.warehouse.manifests import read_manifest
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# What else keeps two models from being compared: an entry, a dataset or a target that is not there.
+_LOST = (ModelMissing, IncompatibleChallenger, CorruptDataset, KeyMissing)
 
-class ChampionUnusable(SfSagemakerError):
-    """A champion that a challenger can't be compared with: it is lost, or can't score the rows."""
+
+class Incomparable(SfSagemakerError):
+    """A challenger and a champion that can't be compared: one is lost, or can't score the rows.
+
+    `advice` is what a person can do about it.
+    """
+
+    def __init__(self, message: str, advice: str) -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 @dataclass(frozen=True)
@@ -57,35 +70,38 @@ class PromotionRules:
 
 @dataclass(frozen=True)
 class Consideration:
-    """A challenger, and what became of it; the first model is compared with nothing."""
+    """A challenger, and what became of it.
+
+    `comparison` is None where there was none. It is `incomparable` where that alone keeps it out.
+    `entry` is what the promotion log gets where it takes over.
+    """
 
     challenger: RegisteredModel
     comparison: Comparison | None
     decision: Decision
+    incomparable: bool = False
+    entry: Champion | None = None
 
 
 @dataclass(frozen=True)
 class Standing:
     """The champion, and how it came to be. `series` has a point for each period with a champion.
 
-    `as_of` is the newest period of which labels or a model are known; `evaluations` are the newest of
-    each period, in order; `considered` is None without a challenger.
+    `as_of` is the newest period that is known: that has rows, be their labels late, or a model.
+    `evaluations` are the newest of each period, in order; `models` are the registered ones;
+    `considered` is None without a challenger.
     """
 
     log: Sequence[Champion]
     series: Sequence[DecayPoint]
     as_of: str | None
     evaluations: Sequence[Evaluation]
+    models: Sequence[RegisteredModel]
     considered: Consideration | None = None
 
     @property
     def champion(self) -> Champion | None:
         return self.log[-1] if self.log else None
-
-    @property
-    def landed(self) -> str | None:
-        """The newest period that was evaluated, be its labels late."""
-        return self.evaluations[-1].partition if self.evaluations else None
 
     @property
     def point(self) -> DecayPoint | None:
@@ -98,10 +114,11 @@ def standing(storage: Storage, model: str, predictors: Predictors, limits: Decay
     """How things stand, without a decision. Raises CorruptEntry and CorruptEvaluation."""
     log = read_champions(storage, model)
     evaluations = read_evaluations(storage, model)
-    known = [evaluation.partition for evaluation in evaluations if evaluation.rows]
-    known += [registered.partition for registered in registered_models(storage, model)]
+    models = registered_models(storage, model)
+    known = [one.partition for one in evaluations if one.rows or one.awaits_labels]
+    known += [registered.partition for registered in models]
     series = decay_series(storage, evaluations, log, predictors.scorer.measure, limits)
-    return Standing(log, series, max(known, default=None), evaluations)
+    return Standing(log, series, max(known, default=None), evaluations, models)
 
 
 def update_champion(
@@ -121,55 +138,124 @@ def update_champion(
     `confirmed` names the training job that a person wants as the champion: it takes over whatever the
     comparison says. Where another process promotes meanwhile, all is decided again.
 
-    Raises CorruptEntry, CorruptEvaluation, ModelMissing where `confirmed` is no registered model's,
-    IncompatibleChallenger for a challenger of another target, ChampionUnusable, OlderChallenger for one
-    that a person confirmed, and what loading the challenger raises.
+    Raises CorruptEntry and CorruptEvaluation. What a person confirmed and can't be had is an error too:
+    ModelMissing where no registered model is of that training job, OlderChallenger,
+    IncompatibleChallenger for one of another target, and what loading it raises.
     """
     while True:
         now = standing(storage, model, predictors, limits)
-        challenger = _challenger(storage, model, now.log, confirmed)
-        if challenger is None or now.as_of is None:
+        named = None if confirmed is None else _named(storage, model, now.models, confirmed)
+        if named is not None and not _is_in_force(named, now.log):
+            predictors.load(named.training_job)
+        if now.as_of is None:
             return now
-        by_hand = challenger.training_job == confirmed
-        comparison, decision = None, Decision("promote", "the first model whose window was full")
-        if now.champion is not None:
-            try:
-                comparison = _compare(
-                    storage, cadence, now.champion, challenger, now.evaluations, predictors, rules
-                )
-            except ChampionUnusable as error:
-                if not by_hand:
-                    raise
-                decision = Decision("promote", str(error.__cause__))
-            else:
-                due = replacement_due(now.champion, now.point, now.as_of, cadence, rules)
-                decision = decide(comparison, due=due, confirm=rules.confirm)
-        elif rules.confirm:
+        considered = consider(
+            now.log,
+            now.models,
+            cadence,
+            rules,
+            partial(_compare, storage, cadence, predictors, rules, now),
+            as_of=now.as_of,
+            point=now.point,
+            promoted_at=promoted_at,
+            confirmed=named,
+            run_id=run_id,
+        )
+        if considered is None or considered.entry is None:
+            return replace(now, considered=considered)
+        try:
+            promote(storage, considered.entry, now.models)
+        except EntryTaken:
+            continue
+        return replace(now, log=[*now.log, considered.entry], considered=considered)
+
+
+def consider(
+    log: Sequence[Champion],
+    models: Sequence[RegisteredModel],
+    cadence: Cadence,
+    rules: PromotionRules,
+    comparing: Callable[[Champion, RegisteredModel], Comparison],
+    *,
+    as_of: str,
+    point: DecayPoint | None,
+    promoted_at: datetime,
+    confirmed: RegisteredModel | None = None,
+    run_id: str | None = None,
+) -> Consideration | None:
+    """What becomes of the newest challenger, or of the one that a person has `confirmed`.
+
+    Nothing is read or written but by `comparing`, which may raise Incomparable: then the champion stays.
+    `as_of` is the newest known period, `point` how the champion does. None without a challenger.
+    """
+    champion = log[-1] if log else None
+    challenger = candidate(log, models)
+    by_hand = confirmed is not None and not _is_in_force(confirmed, log)
+    if by_hand:
+        challenger = confirmed
+    if challenger is None:
+        return None
+    comparison, incomparable = None, False
+    if champion is None:
+        decision = Decision("promote", "the first model whose window was full")
+        if rules.confirm:
             decision = Decision(
                 "confirm", f"{decision.reason}. A person must confirm the promotion"
             )
-        if by_hand:
-            decision = Decision("promote", f"confirmed by a person; {decision.reason}")
-        considered = Consideration(challenger, comparison, decision)
-        if decision.kind != "promote":
-            return replace(now, considered=considered)
+    else:
+        try:
+            comparison = comparing(champion, challenger)
+        except Incomparable as error:
+            reason, incomparable = str(error), not by_hand
+            decision = Decision(
+                "keep", reason if by_hand else f"{reason}. The champion stays: {error.advice}"
+            )
+        else:
+            due = replacement_due(champion, point, as_of, cadence, rules)
+            decision = decide(comparison, due=due, confirm=rules.confirm)
+    if by_hand:
+        decision = Decision("promote", f"confirmed by a person; {decision.reason}")
+    entry = None
+    if decision.kind == "promote":
         entry = Champion(
-            version=len(now.log) + 1,
-            model=model,
+            version=len(log) + 1,
+            model=challenger.model,
             partition=challenger.partition,
             training_job=challenger.training_job,
-            in_force_from=f"{cadence.period(now.as_of).end:%Y-%m-%d}",
+            in_force_from=f"{cadence.period(as_of).end:%Y-%m-%d}",
             promoted_at=promoted_at.isoformat(),
-            kind="promotion" if now.champion else "first",
+            kind="promotion" if log else "first",
             reason=decision.reason,
             figures=_figures(comparison),
             run_id=run_id,
         )
-        try:
-            promote(storage, entry)
-        except EntryTaken:
-            continue
-        return replace(now, log=[*now.log, entry], considered=considered)
+    return Consideration(challenger, comparison, decision, incomparable, entry)
+
+
+def compare_out_of_time(
+    measure: Measure,
+    champion: RegisteredModel,
+    challenger: RegisteredModel,
+    on_test_split: tuple[Outcomes, Outcomes],
+    evaluated: Iterable[tuple[str, Mapping[str, Outcomes]]],
+    rules: PromotionRules,
+) -> Comparison:
+    """Compares both on rows that neither was trained on.
+
+    `on_test_split` are the champion's outcomes and the challenger's on the test split of the
+    challenger's dataset; `evaluated` are outcomes by training job, of periods, of which those count
+    that are later than both models.
+    """
+    parts = [on_test_split]
+    newer = max(champion.partition, challenger.partition)
+    for partition, outcomes in evaluated:
+        ours, theirs = outcomes.get(champion.training_job), outcomes.get(challenger.training_job)
+        if partition > newer and ours is not None and theirs is not None:
+            parts.append((ours, theirs))
+    ours, theirs = (concatenate(list(its)) for its in zip(*parts, strict=True))
+    return compare(
+        measure, ours, theirs, margin=rules.margin, min_rows=rules.min_rows, seed=rules.seed
+    )
 
 
 def replacement_due(
@@ -191,60 +277,58 @@ def replacement_due(
     return None
 
 
-def _challenger(
-    storage: Storage, model: str, log: Sequence[Champion], confirmed: str | None
-) -> RegisteredModel | None:
-    models = registered_models(storage, model)
-    if confirmed is not None:
-        named = [registered for registered in models if registered.training_job == confirmed]
-        if not named:
-            newest = ", ".join(registered.training_job for registered in models[-5:])
-            raise ModelMissing(
-                f"{model} has no model of the training job {confirmed!r}: confirm one that is registered "
-                f"under {storage.uri(f'models/{model}')}; the newest are: {newest or 'none'}"
-            )
-        if not (log and log[-1].training_job == confirmed):
-            return named[-1]
-    return candidate(log, models)
+def _named(
+    storage: Storage, model: str, models: Sequence[RegisteredModel], training_job: str
+) -> RegisteredModel:
+    named = [registered for registered in models if registered.training_job == training_job]
+    if not named:
+        newest = ", ".join(registered.training_job for registered in models[-5:])
+        raise ModelMissing(
+            f"{model} has no model of the training job {training_job!r}: confirm one that is registered "
+            f"under {storage.uri(f'models/{model}')}; the newest are: {newest or 'none'}"
+        )
+    return named[-1]
+
+
+def _is_in_force(model: RegisteredModel, log: Sequence[Champion]) -> bool:
+    return bool(log) and log[-1].training_job == model.training_job
 
 
 def _compare(
     storage: Storage,
     cadence: Cadence,
-    champion: Champion,
-    challenger: RegisteredModel,
-    evaluations: Sequence[Evaluation],
     predictors: Predictors,
     rules: PromotionRules,
+    now: Standing,
+    champion: Champion,
+    challenger: RegisteredModel,
 ) -> Comparison:
-    predictors.load(challenger.training_job)  # what is wrong with it is said as it is
+    """Raises Incomparable, and CorruptEvaluation."""
     try:
-        registered = champion_model(storage, champion)
-        check_target(challenger, registered)
-        ours, theirs = _on_test_split(storage, cadence, registered, challenger, predictors)
-    except (ModelMissing, *UNUSABLE) as error:
-        raise ChampionUnusable(
-            f"{challenger.training_job} can't be compared with version {champion.version} of the "
-            f"champions of {champion.model}, {champion.training_job}: {error}. Or else materialize the "
-            f"champion with `confirm: {challenger.training_job}`"
+        predictors.load(challenger.training_job)
+    except UNUSABLE as error:
+        raise Incomparable(
+            f"the challenger {challenger.training_job} can't be used: {error}", "train it again"
         ) from error
-    champion_parts, challenger_parts = [ours], [theirs]
-    jobs = (registered.training_job, challenger.training_job)
+    try:
+        registered = champion_model(storage, champion, now.models)
+        check_target(challenger, registered)
+        on_test_split = _on_test_split(storage, cadence, registered, challenger, predictors)
+    except (*_LOST, *UNUSABLE) as error:
+        raise Incomparable(
+            f"{challenger.training_job} can't be compared with version {champion.version} of the "
+            f"champions of {champion.model}, {champion.training_job}: {error}",
+            f"to replace it all the same, materialize it with `confirm: {challenger.training_job}`",
+        ) from error
     newer = max(registered.partition, challenger.partition)
-    for evaluation in evaluations:
-        if evaluation.partition <= newer:
-            continue
-        outcomes = read_outcomes(storage, evaluation, jobs)
-        if len(outcomes) == 2:
-            champion_parts.append(outcomes[jobs[0]])
-            challenger_parts.append(outcomes[jobs[1]])
-    return compare(
-        predictors.scorer.measure,
-        concatenate(champion_parts),
-        concatenate(challenger_parts),
-        margin=rules.margin,
-        min_rows=rules.min_rows,
-        seed=rules.seed,
+    jobs = (registered.training_job, challenger.training_job)
+    evaluated = (
+        (evaluation.partition, read_outcomes(storage, evaluation, jobs))
+        for evaluation in now.evaluations
+        if evaluation.partition > newer
+    )
+    return compare_out_of_time(
+        predictors.scorer.measure, registered, challenger, on_test_split, evaluated, rules
     )
 
 

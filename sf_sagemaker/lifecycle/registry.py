@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -86,8 +87,39 @@ def register_model(storage: Storage, entry: RegisteredModel) -> RegisteredModel:
 
 def models_of(storage: Storage, model: str, partition: str) -> list[RegisteredModel]:
     """The models of one partition, oldest first. Raises CorruptEntry."""
+    return _models(storage, model, partition, None)
+
+
+def registered_models(storage: Storage, model: str) -> list[RegisteredModel]:
+    """All models, by partition, and within one oldest first: one listing, and a file for each.
+
+    Raises CorruptEntry.
+    """
+    prefix = f"models/{model}"
+    keys: dict[str, list[str]] = {}
+    for key in storage.list(prefix):
+        keys.setdefault(key.removeprefix(f"{prefix}/").split("/")[0], []).append(key)
+    return [
+        registered
+        for partition in sorted(keys)
+        for registered in _models(storage, model, partition, keys[partition])
+    ]
+
+
+def newest_models(storage: Storage, model: str) -> dict[str, RegisteredModel]:
+    """The newest model of each partition that has one, by partition. Raises CorruptEntry."""
+    return {registered.partition: registered for registered in registered_models(storage, model)}
+
+
+def _prefix(model: str, partition: str) -> str:
+    return f"models/{model}/{partition}"
+
+
+def _models(
+    storage: Storage, model: str, partition: str, keys: Sequence[str] | None
+) -> list[RegisteredModel]:
     models = []
-    for entry in read(storage, _prefix(model, partition)):
+    for entry in read(storage, _prefix(model, partition), keys):
         try:
             registered = RegisteredModel.model_validate(entry.content)
         except ValidationError as error:
@@ -105,23 +137,3 @@ def models_of(storage: Storage, model: str, partition: str) -> list[RegisteredMo
             )
         models.append(registered)
     return models
-
-
-def registered_models(storage: Storage, model: str) -> list[RegisteredModel]:
-    """All models, by partition, and within one oldest first. Raises CorruptEntry."""
-    prefix = f"models/{model}/"
-    partitions = {key.removeprefix(prefix).split("/")[0] for key in storage.list(prefix[:-1])}
-    return [
-        registered
-        for partition in sorted(partitions)
-        for registered in models_of(storage, model, partition)
-    ]
-
-
-def newest_models(storage: Storage, model: str) -> dict[str, RegisteredModel]:
-    """The newest model of each partition that has one, by partition. Raises CorruptEntry."""
-    return {registered.partition: registered for registered in registered_models(storage, model)}
-
-
-def _prefix(model: str, partition: str) -> str:
-    return f"models/{model}/{partition}"

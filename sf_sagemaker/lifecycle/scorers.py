@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sf_sagemaker.lifecycle.measures import NumericMeasure, TextMeasure, TextMetric
-from sf_sagemaker.lifecycle.outcomes import Outcomes, Predictor
+from sf_sagemaker.lifecycle.outcomes import UNKNOWN_CLASS, Outcomes, Predictor
 from sf_sagemaker.lifecycle.text_baselines import NoRows, WordModel, fit_word_model
 from sf_sagemaker.warehouse.dataset import DatasetSpec
 
@@ -184,9 +184,8 @@ class _Trees:
     row_key: tuple[str, ...]
 
     def outcomes(self, rows: "pa.Table") -> Outcomes:
-        known = _of_known_class(rows, self.model.card.target)
-        actual, predicted = self.model.actual(known), self.model.predict(known)
-        return _outcomes(known, self.row_key, actual, predicted)
+        actual = _actual(rows, self.model.card.target)
+        return _outcomes(rows, self.row_key, actual, self.model.predict(rows))
 
 
 @dataclass(frozen=True)
@@ -201,16 +200,15 @@ class _SmallTrees:
     def outcomes(self, rows: "pa.Table") -> Outcomes:
         import numpy as np
 
-        from sf_sagemaker.containers.xgboost.features import encode_features, encode_target
+        from sf_sagemaker.containers.xgboost.features import encode_features
 
-        known = _of_known_class(rows, self.target)
-        matrix = _matrix(encode_features(known, self.features).T, self.features)
+        matrix = _matrix(encode_features(rows, self.features).T, self.features)
         predicted = np.asarray(self.booster.predict(matrix), dtype=np.float64)
         if self.target.classes is not None and len(self.target.classes) > 2:
             predicted = predicted.reshape(-1, len(self.target.classes))  # also of no rows
         if self.target.transform == "log":
             predicted = np.exp(predicted)
-        return _outcomes(known, self.row_key, encode_target(known, self.target), predicted)
+        return _outcomes(rows, self.row_key, _actual(rows, self.target), predicted)
 
 
 @dataclass(frozen=True)
@@ -305,15 +303,18 @@ def _matrix(
     )
 
 
-def _of_known_class(rows: "pa.Table", target: "Target") -> "pa.Table":
-    """The rows whose class the model knows; all rows of a numeric target."""
+def _actual(rows: "pa.Table", target: "Target") -> "np.ndarray":
+    """The target as outcomes have it. Raises MissingColumn, and InvalidColumn for a number that isn't."""
+    import numpy as np
     import pyarrow as pa
 
+    from sf_sagemaker.containers.xgboost.features import encode_target
+
     if target.classes is None:
-        return rows
-    known = set(target.classes)
+        return encode_target(rows, target)
+    index = {label: number for number, label in enumerate(target.classes)}
     labels = rows[target.name].cast(pa.string()).to_pylist()
-    return rows.filter(pa.array([label in known for label in labels], pa.bool_()))
+    return np.array([index.get(label, UNKNOWN_CLASS) for label in labels], dtype=np.float64)
 
 
 def _outcomes(

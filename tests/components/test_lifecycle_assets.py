@@ -328,7 +328,11 @@ def test_a_break_is_noticed_a_new_model_takes_over_and_a_person_rolls_back(site:
     site.sql(f"{labels}; update analytics.breaking set price = null where sold_on >= '{WEEKS[12]}'")
     succeeded(site.evaluate("breaking", 11, 12))
     champion = succeeded(site.champion())
-    assert metadata_of(champion, "breaking/champion")["as_of"] == WEEKS[11]
+    assert metadata_of(champion, "breaking/champion")["as_of"] == WEEKS[12]
+    decay = figures(checks_of(champion)["decay"])
+    assert (decay["period"], decay["rows"]) == (WEEKS[11], 400), (
+        "what is labelled is not pushed out"
+    )
     drift = checks_of(champion)["input_drift"]
     assert not drift.passed
     assert drift.severity is dg.AssetCheckSeverity.WARN
@@ -401,14 +405,22 @@ def test_a_champion_whose_artifact_is_gone_says_what_can_be_done(site: Site) -> 
     assert record.data["predictor"] == job
     assert "is gone" in record.data["reason"]
 
-    result = site.train("breaking", 12)
-    assert not result.success
-    error = failure_of(result)
-    assert f"version 1 of the champions of breaking, {job}" in error
-    assert "model.tar.gz is gone" in error
+    result = succeeded(site.train("breaking", 12))
     challenger = recorded(site, "breaking/trained_xgboost_model")[WEEKS[12]]["training_job"]
-    assert f"`confirm: {challenger}`" in error
-    succeeded(site.champion(confirm=challenger))
+    metadata = metadata_of(result, "breaking/champion")
+    assert (metadata["decision"], metadata["champion"]) == ("keep", job)
+    assert f"version 1 of the champions of breaking, {job}" in metadata["decision_reason"]
+    assert "model.tar.gz is gone" in metadata["decision_reason"]
+    assert f"`confirm: {challenger}`" in metadata["decision_reason"]
+    comparison = checks_of(result)["comparison"]
+    assert not comparison.passed
+    assert comparison.severity is dg.AssetCheckSeverity.WARN
+    assert figures(comparison)["reason"] == metadata["decision_reason"]
+    # What the champion did before it was lost still has its verdict.
+    decay = figures(checks_of(result)["decay"])
+    assert (decay["period"], decay["state"]) == (WEEKS[BREAK], "no verdict")
+    assert f"no scores of {job}" in decay["reason"]
+    assert checks_of(succeeded(site.champion(confirm=challenger)))["comparison"].passed
     assert [entry["training_job"] for entry in site.log()] == [job, challenger]
 
 
@@ -424,7 +436,9 @@ def test_without_any_model_all_three_say_so(
     assert "no champion to go back to" in failure_of(refused)
     champion = succeeded(site.champion())
     assert "none yet" in metadata_of(champion, "breaking/champion")["champion"]
-    assert {figures(check)["state"] for check in checks_of(champion).values()} == {"no verdict"}
+    said = checks_of(champion)
+    assert {figures(said[name])["state"] for name in ("decay", "input_drift")} == {"no verdict"}
+    assert figures(said["comparison"])["reason"] == "there is no challenger"
     assert all(check.passed for check in checks_of(champion).values())
     evaluation = metadata_of(succeeded(site.evaluate("breaking", 4)), "breaking/evaluation")
     assert (evaluation["models"], evaluation["rows"]) == (0, 200)

@@ -1,6 +1,7 @@
 """What a tick sees of a model: materializations, checks, code versions and runs of a real instance."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import retraining_location as location
 from retraining_location import WEEKS, assets_of
 from sf_sagemaker.components.attributes import Freshness, Retraining
 from sf_sagemaker.components.model_state import read_state
-from sf_sagemaker.lifecycle.retraining import ModelState
+from sf_sagemaker.components.retraining_check import RETRAINING_CHECK, report_decision
+from sf_sagemaker.lifecycle.retraining import Decision, ModelState, Trigger
 
 ASSETS = assets_of("healthy")
 
@@ -144,6 +146,112 @@ def test_a_run_that_died_before_its_check_leaves_the_verdict_before(site: Site) 
     assert latest is not None
     assert latest.status.value == "PLANNED"
     assert site.state().decay_failed is not None
+
+
+def reported(site: Site) -> list[tuple[bool, str]]:
+    """What the model's check `retraining` has said, oldest first, but for what its runs repeat."""
+    records = site.instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(ASSETS.model, RETRAINING_CHECK), limit=100
+    )
+    verdicts = [record.evaluation for record in reversed(records)]
+    return [
+        (verdict.passed, verdict.description or "")
+        for verdict in verdicts
+        if isinstance(verdict, dg.AssetCheckEvaluation)
+    ]
+
+
+def stale(site: Site, week: int) -> None:
+    """The newest model, of that week, was trained long ago."""
+    trained = dg.MetadataValue.timestamp(datetime.now(UTC) - timedelta(days=100))
+    site.report(ASSETS.model, WEEKS[week], metadata={"trained_at": trained})
+
+
+def test_what_a_person_must_do_is_reported_once_as_a_check_of_the_model(site: Site) -> None:
+    assert site.run(WEEKS[2], ASSETS.source)
+    stale(site, 2)
+    for _ in range(3):
+        assert "no period has landed after" in str(site.ask())
+    [(passed, reason)] = reported(site)
+    assert not passed
+    assert reason.startswith("due (freshness), but no period has landed after 2014-05-12")
+    latest = site.instance.get_latest_asset_check_evaluation_record(
+        dg.AssetCheckKey(ASSETS.model, RETRAINING_CHECK)
+    )
+    assert latest is not None
+    evaluation = latest.evaluation
+    assert isinstance(evaluation, dg.AssetCheckEvaluation)
+    assert evaluation.severity is dg.AssetCheckSeverity.WARN
+    assert evaluation.metadata["causes"].value == "freshness"
+    # The next week lands, and fails its blocking check: another thing to do.
+    (site.home / "healthy.damaged").touch()
+    site.run(WEEKS[3], ASSETS.source)
+    for _ in range(2):
+        assert "blocking check" in str(site.ask())
+    assert [passed for passed, _ in reported(site)] == [False, False]
+    (site.home / "healthy.damaged").unlink()
+    assert site.run(WEEKS[3], ASSETS.source)
+    for _ in range(2):
+        assert isinstance(site.ask(), dg.RunRequest)
+    assert [passed for passed, _ in reported(site)] == [False, False, True]
+
+
+def test_where_nothing_waits_for_a_person_nothing_is_reported(site: Site) -> None:
+    assert "no period of the source has landed" in str(site.ask())
+    assert site.run(WEEKS[2], ASSETS.source)
+    assert isinstance(site.ask(), dg.RunRequest)
+    assert reported(site) == []
+    assert site.run(WEEKS[2], *ASSETS.built)
+    assert reported(site) == [(True, "nothing that is due waits for a person")]
+
+
+def test_a_check_that_is_run_repeats_what_was_reported_until_a_model_is_trained(site: Site) -> None:
+    assert site.run(WEEKS[2], ASSETS.source)
+    stale(site, 2)
+    site.ask()
+    job = site.definitions.resolve_implicit_global_asset_job_def()
+    check = dg.AssetCheckKey(ASSETS.model, RETRAINING_CHECK)
+
+    def run_check() -> tuple[bool, str]:
+        selection = dg.AssetSelection.checks(check)
+        defs = dg.Definitions.merge(
+            site.definitions,
+            dg.Definitions(jobs=[dg.define_asset_job("check_only", selection)]),
+        )
+        only = defs.resolve_job_def("check_only")
+        assert only.execute_in_process(instance=site.instance).success
+        return reported(site)[-1]
+
+    assert job.has_node("healthy__model_retraining")
+    first = run_check()
+    assert first == reported(site)[0]
+    assert not first[0]
+    site.report(ASSETS.model, WEEKS[2])
+    assert run_check() == (True, f"a model of {WEEKS[2]} was trained since")
+
+
+def test_what_the_backstop_has_found_stays_until_something_new_is_known(site: Site) -> None:
+    stale(site, 2)
+    site.report(ASSETS.source, WEEKS[3])
+    state = site.state()
+
+    def says(
+        trigger: Trigger, reason: str, *, alert: bool = True, state: ModelState = state
+    ) -> None:
+        decision = Decision(("freshness",), state.episode, reason, alert=alert)
+        report_decision(site.instance, ASSETS, state, decision, trigger)
+
+    for _ in range(2):
+        says("sensor", "3 runs failed")
+    says("backstop", "mend it by hand")
+    for _ in range(2):
+        says("sensor", "3 runs failed")
+        says("backstop", "the sensor asks first", alert=False)
+    says("sensor", "a run is in progress", alert=False, state=replace(state, in_progress="run x"))
+    assert reported(site) == [(False, "3 runs failed"), (False, "mend it by hand")]
+    says("sensor", "3 runs failed", state=replace(state, landed=WEEKS[4]))
+    says("sensor", "nothing is due", alert=False)
+    assert reported(site)[2:] == [(False, "3 runs failed"), (True, "nothing is due")]
 
 
 def test_freshness_attributes_are_a_window_or_a_deadline() -> None:

@@ -41,7 +41,7 @@ def scores(predictor: str = "job-1", error: float = 0.1) -> PredictorScores:
         age=1,
         warm_up=False,
         rows=3,
-        unscored=1,
+        unknown_class=1,
         error=Interval(error, 0.05, 0.2),
         bias=Interval(-0.01, -0.02, 0.02),
         not_finite=0,

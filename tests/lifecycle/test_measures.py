@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sf_sagemaker.containers.metrics import METRICS, Task, UndefinedMetric
 from sf_sagemaker.lifecycle.intervals import bootstrap
 from sf_sagemaker.lifecycle.measures import NumericMeasure, TextMeasure, UnknownMetric
-from sf_sagemaker.lifecycle.outcomes import Outcomes
+from sf_sagemaker.lifecycle.outcomes import UNKNOWN_CLASS, Outcomes
 
 REGRESSION = ("median_absolute_percentage_error", "mean_absolute_error", "root_mean_squared_error")
 CLASSIFICATION = ("log_loss", "auc", "accuracy")
@@ -86,6 +86,37 @@ def test_the_bias_of_many_classes_can_be_found_to_be_none():
     assert (
         interval.high - interval.low > 0.04
     )  # on both sides of the estimate, some 2 · 1.96 · 0.02
+
+
+@given(st.integers(0, 10_000), st.integers(2, 4))
+def test_a_class_that_the_predictor_does_not_know_counts_against_it(seed: int, classes: int):
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet(np.ones(classes), 60)
+    actual = rng.integers(0, classes, 60)
+    unknown = np.arange(60) < 6
+    predicted = probabilities[:, 1] if classes == 2 else probabilities
+    its = outcomes(np.where(unknown, UNKNOWN_CLASS, actual), predicted)
+    known = np.flatnonzero(~unknown)
+    everything = np.arange(60)[None, :]
+    least = -math.log(np.finfo(np.float32).eps)
+    for metric, each in (("accuracy", 1), ("log_loss", least)):
+        measure = NumericMeasure("classification", metric)
+        of_known = measure.errors(its, known[None, :])[0]
+        assert measure.errors(its, everything)[0] == pytest.approx((54 * of_known + 6 * each) / 60)
+    bias = NumericMeasure("classification", "log_loss").biases(its, its, everything)[0]
+    excess = probabilities.mean(axis=0) - np.bincount(actual[~unknown], minlength=classes) / 60
+    assert bias == pytest.approx(excess[1] if classes == 2 else excess[np.abs(excess).argmax()])
+
+
+def test_for_auc_a_row_of_an_unknown_class_is_to_be_ranked_below_the_others():
+    measure = NumericMeasure("classification", "auc")
+    actual = np.array([1, 1, 0, UNKNOWN_CLASS])
+    samples = np.arange(4)[None, :]
+    low, high = (
+        measure.errors(outcomes(actual, np.array([0.8, 0.7, 0.2, of_unknown])), samples)[0]
+        for of_unknown in (0.1, 0.9)
+    )
+    assert (low, high) == (0, 0.5)
 
 
 def test_better_predictions_have_less_error_by_every_metric():

@@ -2,7 +2,8 @@
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,9 @@ from sf_sagemaker.lifecycle.evaluation import (
     evaluations_of,
     read_evaluations,
     read_outcomes,
+    write_evaluation,
 )
+from sf_sagemaker.lifecycle.labels import periods_to_evaluate_again
 from sf_sagemaker.lifecycle.outcomes import REFERENCE, Measure, Outcomes, Predictor, Scorer
 from sf_sagemaker.lifecycle.period_evaluation import Predictors, evaluate_period
 from sf_sagemaker.lifecycle.registry import describe_model, register_model
@@ -29,7 +32,7 @@ from sf_sagemaker.training.job import Program, TrainingJob, dataset_channels
 from sf_sagemaker.training.local import LocalTrainingPlatform
 from sf_sagemaker.training.run import run_training_job
 from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation
-from sf_sagemaker.warehouse.duckdb import DuckDBWarehouse
+from sf_sagemaker.warehouse.duckdb import DuckDBSession, DuckDBWarehouse
 from sf_sagemaker.warehouse.export import export_dataset
 
 pytestmark = pytest.mark.slow  # three training jobs
@@ -83,6 +86,7 @@ class World:
         scorer: Scorer | None = None,
         max_age: int = 9,
         at: datetime = NOW,
+        known_by: datetime | None = None,
         predictors: Predictors | None = None,
     ) -> Evaluation:
         return evaluate_period(
@@ -94,6 +98,7 @@ class World:
             predictors or self.predictors(scorer),
             max_age=max_age,
             evaluated_at=at,
+            known_by=known_by,
             run_id="run-1",
         )
 
@@ -297,6 +302,123 @@ def test_labels_that_come_late_or_are_corrected_make_another_evaluation(world: W
         METRIC,
         "run-1",
     )
+
+
+DELAYED = SPEC.model_copy(update={"label_delay": 10})
+
+
+def end_of(week: int) -> datetime:
+    return CADENCE.period(WEEKS[week]).end
+
+
+def again(world: World, spec: DatasetSpec, week: int) -> list[str]:
+    """What is to be evaluated again when that week has landed."""
+    return periods_to_evaluate_again(
+        world.warehouse, world.storage, spec, CADENCE, known_by=end_of(week)
+    )
+
+
+def test_only_labels_that_were_known_by_then_count(world: World):
+    first = world.evaluate(WEEKS[5], spec=DELAYED, known_by=end_of(5))
+    assert (first.rows, first.unlabelled, first.awaits_labels) == (0, 280, True)
+    assert {its.rows for its in first.scores} == {0}
+    some = world.evaluate(WEEKS[5], spec=DELAYED, known_by=end_of(6))
+    assert (some.rows, some.unlabelled, some.awaits_labels) == (160, 120, False)
+    assert some.known_by == end_of(6)
+    whole = world.evaluate(WEEKS[5], spec=DELAYED, known_by=end_of(7))
+    assert (whole.rows, whole.unlabelled) == (280, 0)
+    assert whole.scores == world.evaluate(WEEKS[5], spec=DELAYED).scores
+    read = evaluations_of(world.storage, "house_prices", WEEKS[5])
+    assert [one.rows for one in read] == [0, 160, 280, 280]
+    assert read[1:3] == [some, whole]
+
+
+def test_a_period_is_evaluated_again_until_all_of_its_labels_are_known(world: World):
+    assert again(world, DELAYED, 4) == []
+    world.evaluate(WEEKS[3], spec=DELAYED, known_by=end_of(4))
+    world.evaluate(WEEKS[4], spec=DELAYED, known_by=end_of(4))
+    assert again(world, DELAYED, 4) == []
+    assert again(world, DELAYED, 5) == [WEEKS[3], WEEKS[4]]
+    for week in again(world, DELAYED, 5):
+        world.evaluate(week, spec=DELAYED, known_by=end_of(5))
+    assert again(world, DELAYED, 5) == []
+    assert again(world, DELAYED, 6) == [WEEKS[4]]
+    # Seen from before, that week is later than now.
+    assert again(world, DELAYED, 3) == [WEEKS[3]]
+    assert again(world, SPEC, 8) == [], "labels that are known at once are not looked at"
+
+
+def test_labels_may_say_themselves_when_they_were_known(world: World):
+    world.sql(
+        "alter table sales add column settled date; update sales set settled = case "
+        "when sale_id % 4 = 0 then null when sale_id % 4 = 1 then sold_on + 30 else sold_on end"
+    )
+    spec = SPEC.model_copy(update={"available_at": "settled"})
+    first = world.evaluate(WEEKS[2], spec=spec, known_by=end_of(2))
+    assert (first.rows, first.unlabelled) == (140, 140)
+    assert again(world, spec, 5) == []
+    assert again(world, spec, 6) == [WEEKS[2]]
+    world.sql(f"update sales set settled = '{WEEKS[3]}' where settled is null")
+    assert again(world, spec, 3) == [WEEKS[2]]
+    second = world.evaluate(WEEKS[2], spec=spec, known_by=end_of(8))
+    assert (second.rows, second.unlabelled) == (280, 0)
+
+
+def test_an_evaluation_of_an_earlier_definition_of_the_periods_is_passed_over(world: World):
+    world.evaluate(WEEKS[3], spec=DELAYED, known_by=end_of(3))
+    moved = Cadence("week", datetime(2024, 1, 2))
+    assert (
+        periods_to_evaluate_again(
+            world.warehouse, world.storage, DELAYED, moved, datetime(2024, 3, 5)
+        )
+        == []
+    )
+
+
+def test_rows_of_a_class_that_a_predictor_does_not_know_are_counted(world: World):
+    world.sql(f"update sales set area = 'port' where sold_on >= '{WEEKS[4]}' and sale_id % 2 = 0")
+    spec = SPEC.model_copy(update={"target": "area", "target_kind": "class"})
+    scorer = XGBoostScorer(spec, "accuracy")
+    [reference] = world.evaluate(WEEKS[4], spec=spec, scorer=scorer, max_age=0).scores
+    assert (reference.rows, reference.unknown_class) == (280, 140)
+    assert reference.error.estimate >= 0.5
+    assert world.sql("select unknown_class_rows from lifecycle.house_prices_evaluations") == [
+        (140,)
+    ]
+
+
+class Interrupted(DuckDBWarehouse):
+    """A warehouse in which something else happens when the nth session that writes begins."""
+
+    def __init__(self, path: Path, at: int, happens: Callable[[], object]) -> None:
+        super().__init__(path)
+        self.at = at
+        self.happens = happens
+        self.sessions = 0
+
+    @contextmanager
+    def writing(self) -> Iterator[DuckDBSession]:
+        self.sessions += 1
+        if self.sessions == self.at:
+            self.happens()
+        with super().writing() as session:
+            yield session
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_an_evaluation_that_ends_at_once_loses_no_rows(world: World, at: int):
+    """Before this one lists what there is, and, as where several may write, after that."""
+    first = world.evaluate(WEEKS[5])
+    interrupted = Interrupted(
+        world.warehouse.path, at, lambda: write_evaluation(world.storage, first, {})
+    )
+    replace(world, warehouse=interrupted).evaluate(WEEKS[5])
+    assert interrupted.sessions >= at
+    assert len(evaluations_of(world.storage, "house_prices", WEEKS[5])) == 3
+    rows = world.sql(
+        "select count(*) from lifecycle.house_prices_evaluations group by evaluated_at"
+    )
+    assert rows == [(4,)] * 3
 
 
 def test_the_view_has_the_newest_evaluation_of_each_period(world: World):

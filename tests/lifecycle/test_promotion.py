@@ -1,9 +1,11 @@
 """Champions over a small project: real datasets, training jobs and evaluations in storage."""
 
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +25,6 @@ from sf_sagemaker.lifecycle.decay import DecayLimits
 from sf_sagemaker.lifecycle.log import CorruptEntry
 from sf_sagemaker.lifecycle.period_evaluation import Predictors, evaluate_period
 from sf_sagemaker.lifecycle.promotion import (
-    ChampionUnusable,
     PromotionRules,
     Standing,
     standing,
@@ -379,14 +380,13 @@ def test_what_a_rollback_has_deposed_does_not_come_back_by_itself(world: World) 
     assert now.considered.comparison.verdict == "no worse"
 
 
-def test_a_challenger_of_another_target_is_refused(world: World) -> None:
+def test_a_challenger_of_another_target_is_kept_out_and_can_not_be_confirmed(world: World) -> None:
     world.register("early")
     world.update()
+    world.evaluate(3, 4)
     world.register("other target")
-    with pytest.raises(
-        IncompatibleChallenger, match=r"predicts rent .*predicts price .*another name"
-    ):
-        world.update()
+    reason = kept(world.update())
+    assert re.search(r"predicts rent .*predicts price .*another name", reason)
     with pytest.raises(IncompatibleChallenger):
         world.update(confirmed="other target")
     assert world.log == ["early"]
@@ -447,35 +447,47 @@ def test_a_corrupt_promotion_is_named(world: World) -> None:
         world.update()
 
 
-def test_a_champion_that_is_not_registered_is_named_and_a_person_can_replace_it(
-    world: World,
-) -> None:
+def kept(now: Standing) -> str:
+    """Why a challenger was kept out that couldn't be compared; the champion's verdict is there."""
+    assert now.considered is not None
+    assert now.considered.incomparable
+    assert now.considered.comparison is None
+    assert now.considered.decision.kind == "keep"
+    assert now.point is not None
+    return now.considered.decision.reason
+
+
+def test_a_champion_that_is_not_registered_stays_and_a_person_can_replace_it(world: World) -> None:
     world.register("early")
     world.update()
+    world.evaluate(3, 4)
     lost = world.models["early"]
     world.storage.delete(f"models/prices/{lost.partition}")
     world.register("next")
-    with pytest.raises(ChampionUnusable, match=f"{WEEKS[2]}, which is not registered") as raised:
-        world.update()
-    assert lost.training_job in str(raised.value)
-    assert f"`confirm: {world.models['next'].training_job}`" in str(raised.value)
+    reason = kept(world.update())
+    assert f"{lost.training_job} of {WEEKS[2]}, which is not registered" in reason
+    assert f"`confirm: {world.models['next'].training_job}`" in reason
+    assert world.log == ["early"]
     now = world.update(confirmed="next")
     assert now.considered is not None
     assert "which is not registered" in now.considered.decision.reason
     assert world.log == ["early", "next"]
 
 
-def test_a_champion_whose_artifact_is_gone_is_named_and_a_person_can_replace_it(
+def test_a_champion_whose_artifact_is_gone_stays_and_a_person_can_replace_it(
     world: World,
 ) -> None:
     world.register("early")
     world.update()
+    world.evaluate(3, 4)
     lost = world.models["early"].training_job
     [artifact] = world.storage.path(f"training-jobs/{lost}").rglob("model.tar.gz")
     artifact.unlink()
     world.register("next")
-    with pytest.raises(ChampionUnusable, match=f"{lost}: .*model.tar.gz is gone"):
-        world.update()
+    now = world.update()
+    assert "model.tar.gz is gone" in kept(now)
+    assert now.point is not None
+    assert now.point.state == "healthy"
     now = world.update(confirmed="next")
     assert now.considered is not None
     assert now.considered.comparison is None
@@ -483,27 +495,72 @@ def test_a_champion_whose_artifact_is_gone_is_named_and_a_person_can_replace_it(
     assert world.log == ["early", "next"]
 
 
-def test_a_challenger_whose_artifact_is_gone_is_no_matter_of_the_champions(world: World) -> None:
+def test_a_challenger_whose_artifact_is_gone_is_kept_out_and_no_person_can_confirm_it(
+    world: World,
+) -> None:
     world.register("early")
     world.update()
+    world.evaluate(3, 4)
     world.register("next")
     lost = world.models["next"].training_job
     [artifact] = world.storage.path(f"training-jobs/{lost}").rglob("model.tar.gz")
     artifact.unlink()
-    for confirmed in (None, "next"):
-        with pytest.raises(ArtifactMissing, match=lost):
-            world.update(confirmed=confirmed)
+    reason = kept(world.update())
+    assert f"the challenger {lost} can't be used" in reason
+    assert "model.tar.gz is gone" in reason
+    with pytest.raises(ArtifactMissing, match=lost):
+        world.update(confirmed="next")
     assert world.log == ["early"]
 
 
-def test_a_champion_that_needs_a_column_which_is_gone_is_named(world: World) -> None:
+def test_a_challenger_whose_dataset_is_gone_is_kept_out(world: World) -> None:
     world.register("early")
     world.update()
+    world.evaluate(3, 4)
+    world.register("next")
+    world.storage.delete(world.models["next"].dataset)
+    assert "manifest.json" in kept(world.update())
+    world.update(confirmed="next")
+    assert world.log == ["early", "next"]
+
+
+def test_a_champion_that_needs_a_column_which_is_gone_stays(world: World) -> None:
+    world.register("early")
+    world.update()
+    world.evaluate(3, 4)
     world.register("without rooms")
-    with pytest.raises(ChampionUnusable, match="column 'rooms' is missing"):
-        world.update()
+    assert "column 'rooms' is missing" in kept(world.update())
     world.update(confirmed="without rooms")
     assert world.log == ["early", "without rooms"]
+
+
+class Counting(LocalStorage):
+    """Counts how often what lies under models/ is listed, and each of its files is read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked: Counter[str] = Counter()
+
+    def list(self, prefix: str) -> Iterator[str]:
+        self.asked[f"list {prefix}"] += 1
+        return super().list(prefix)
+
+    def read(self, key: str) -> bytes:
+        self.asked[f"read {key}"] += 1
+        return super().read(key)
+
+
+def test_the_registry_is_read_once_for_a_promotion(world: World) -> None:
+    world.register("early")
+    world.update()
+    world.register("next", "late")
+    world.evaluate(9)
+    storage = Counting(world.storage.root)
+    replace(world, storage=storage).update()
+    assert world.log == ["early", "late"]
+    asked = {what: count for what, count in storage.asked.items() if " models/" in what}
+    assert len(asked) == 1 + 3, "one list of all, and a file for each of the three models"
+    assert set(asked.values()) == {1}
 
 
 UPDATER = """
