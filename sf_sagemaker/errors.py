@@ -7,3 +7,6 @@ class SfSagemakerError(Exception):
     Each room derives its own types from it, in its `errors.py`, and raises them where the
     cause is known. Anything else that surfaces is a defect or the platform's own error.
     """
+
+    permanent = False
+    """Whether trying the same again is no use, so that nothing should."""

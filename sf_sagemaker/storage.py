@@ -9,8 +9,9 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from sf_sagemaker.errors import SfSagemakerError
 
@@ -42,6 +43,18 @@ class Storage(Protocol):
         """Writes a key that must not exist yet, atomically. Raises KeyExists."""
         ...
 
+    def open(self, key: str) -> BinaryIO:
+        """A key to read in parts: seekable, and to be closed. Raises KeyMissing."""
+        ...
+
+    def write(self, key: str) -> AbstractContextManager[BinaryIO]:
+        """A file to write in order, which becomes the key when the block ends without an error.
+
+        It holds little of it in memory, whatever the size. Raises KeyExists as `create` does, at
+        the end of the block at the latest; then, and after an error, nothing of it is left.
+        """
+        ...
+
     def list(self, prefix: str) -> Iterator[str]:
         """The keys under a prefix (a folder), sorted; none where there is no such folder."""
         ...
@@ -55,6 +68,14 @@ class Storage(Protocol):
         ...
 
 
+def checked_key(key: str) -> PurePosixPath:
+    """The key as a path under the root. Raises InvalidKey for one that leaves it."""
+    pure = PurePosixPath(key)
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts:
+        raise InvalidKey(f"storage key {key!r} must be relative, without '..'")
+    return pure
+
+
 class LocalStorage:
     """A folder on this machine as object storage."""
 
@@ -63,10 +84,7 @@ class LocalStorage:
 
     def path(self, key: str) -> Path:
         """The file or folder of a key. Raises InvalidKey for one that leaves the root."""
-        pure = PurePosixPath(key)
-        if pure.is_absolute() or ".." in pure.parts or not pure.parts:
-            raise InvalidKey(f"storage key {key!r} must be relative, without '..'")
-        return self.root / pure
+        return self.root / checked_key(key)
 
     def uri(self, key: str) -> str:
         return self.path(key).as_uri()
@@ -78,18 +96,30 @@ class LocalStorage:
             raise KeyMissing(f"{self.path(key)} does not exist") from None
 
     def create(self, key: str, content: bytes) -> None:
+        with self.write(key) as file:
+            file.write(content)
+
+    def open(self, key: str) -> BinaryIO:
+        try:
+            return self.path(key).open("rb")
+        except (FileNotFoundError, IsADirectoryError):
+            raise KeyMissing(f"{self.path(key)} does not exist") from None
+
+    @contextmanager
+    def write(self, key: str) -> Iterator[BinaryIO]:
         target = self.path(key)
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
         try:
             with aside.open("xb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
-            # A hard link fails where the name is taken; a rename would replace it.
-            os.link(aside, target)
-        except FileExistsError:
-            raise KeyExists(f"{target} exists already and is never overwritten") from None
+            try:
+                # A hard link fails where the name is taken; a rename would replace it.
+                os.link(aside, target)
+            except FileExistsError:
+                raise KeyExists(f"{target} exists already and is never overwritten") from None
         finally:
             aside.unlink(missing_ok=True)
 

@@ -56,8 +56,41 @@ def test_a_write_that_was_cut_short_is_not_listed(storage: LocalStorage) -> None
     assert list(storage.list("log")) == ["log/1"]
 
 
+def test_what_is_written_in_pieces_is_read_from_anywhere(storage: LocalStorage) -> None:
+    with storage.write("a/large") as file:
+        for number in range(1000):
+            file.write(f"{number:03}".encode())
+        assert list(storage.list("a")) == []
+    with storage.open("a/large") as file:
+        file.seek(-6, 2)
+        assert file.read() == b"998999"
+        file.seek(3)
+        assert file.read(3) == b"001"
+
+
+def test_a_write_that_fails_or_comes_late_leaves_nothing(storage: LocalStorage) -> None:
+    def write_half() -> None:
+        with storage.write("a/key") as file:
+            file.write(b"ha")
+            raise RuntimeError("disk")
+
+    with pytest.raises(RuntimeError, match="disk"):
+        write_half()
+    assert list(storage.path("a").iterdir()) == []
+
+    def write_late() -> None:
+        with storage.write("a/key") as file:
+            storage.create("a/key", b"first")
+            file.write(b"second")
+
+    with pytest.raises(KeyExists, match="never overwritten"):
+        write_late()
+    assert storage.read("a/key") == b"first"
+    assert [path.name for path in storage.path("a").iterdir()] == ["key"]
+
+
 def test_missing_keys_say_so(storage: LocalStorage) -> None:
-    for look in (storage.read, storage.size):
+    for look in (storage.read, storage.size, storage.open):
         with pytest.raises(KeyMissing, match="nowhere"):
             look("nowhere")
 
@@ -74,7 +107,7 @@ def test_deleting_takes_a_folder_or_a_key_and_nothing_else(storage: LocalStorage
 
 @pytest.mark.parametrize("key", ["../outside", "a/../../b", "/etc/passwd", "", "."])
 def test_keys_stay_under_the_root(storage: LocalStorage, key: str) -> None:
-    for use in (storage.read, storage.delete, storage.uri, storage.size):
+    for use in (storage.read, storage.delete, storage.uri, storage.size, storage.open):
         with pytest.raises(InvalidKey):
             use(key)
     with pytest.raises(InvalidKey):

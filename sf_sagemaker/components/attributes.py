@@ -1,5 +1,6 @@
 """Groups of attributes that several components share."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -8,12 +9,18 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dagster as dg
 from dagster_shared.check import CheckError
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sf_sagemaker.components.component import Attributes, within
 from sf_sagemaker.periods import Cadence, Every, parse_duration, parse_length
+from sf_sagemaker.training.cost import CostAboveMaximum, check_cost
 from sf_sagemaker.training.job import Limits
 from sf_sagemaker.warehouse.dataset import SplitFractions
+
+_LONGEST_JOB = timedelta(days=28)  # StoppingCondition, SageMaker API reference
+_LONGEST_WARM_POOL = timedelta(hours=1)
+_MOST_TAGS = 40  # SageMaker takes 50, and some say what the job is
+_TAG = re.compile(r"[\w .:/=+@-]*")
 
 
 def timezone_validator() -> Any:
@@ -138,11 +145,14 @@ class Sample(Attributes):
 
 
 class Compute(Attributes):
-    """What a training job runs on. Only `instance_count` can change its result."""
+    """What a training job runs on. Only `instance_count` and `image` can change its result.
+
+    Locally, a job runs on this machine, and only `instance_count`, `max_runtime` and `parallel_jobs`
+    have an effect.
+    """
 
     instance_type: str = Field(
         default="ml.m5.xlarge",
-        pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$",
         description="SageMaker instance type; local jobs run on this machine.",
     )
     instance_count: int = Field(
@@ -152,18 +162,138 @@ class Compute(Attributes):
     max_runtime: str = Field(
         default="1 hour", description="A job that runs longer is stopped.", examples=["90 minutes"]
     )
-    spot: bool = Field(default=False, description="Use SageMaker managed spot training.")
+    spot: bool = Field(
+        default=False,
+        description="Use SageMaker managed spot training. An interrupted job goes on from its "
+        "checkpoint.",
+    )
+    max_wait: str | None = Field(
+        default=None,
+        description="With spot: how long a job may wait for capacity and run, together; twice "
+        "max_runtime if left out.",
+        examples=["3 hours"],
+    )
+    volume_size: int = Field(default=30, description="Disk of each host, in GB.")
+    keep_alive: str | None = Field(
+        default=None,
+        description="How long the hosts stay for the next job of the same kind (a warm pool), which "
+        "is billed; not with spot.",
+        examples=["30 minutes"],
+    )
+    subnets: list[str] = Field(
+        default=[],
+        description="Subnets of the hosts, with security_groups; those of the deployment if left out.",
+        examples=[["subnet-0123456789abcdef0"]],
+    )
+    security_groups: list[str] = Field(
+        default=[],
+        description="Security groups of the hosts, with subnets.",
+        examples=[["sg-0123456789abcdef0"]],
+    )
+    default_subnets: bool = Field(
+        default=False,
+        description="Run in the subnets of the account's default VPC, which are looked up.",
+    )
+    network_isolation: bool = Field(
+        default=False,
+        description="Cut the program off from the network, but for the other hosts of its job.",
+    )
+    kms_key: str | None = Field(
+        default=None,
+        description="KMS key of the model's artifact and of the disks; the deployment's if left out.",
+    )
+    tags: dict[str, str] = Field(
+        default={},
+        description="AWS tags of the jobs, beside those that say what they train.",
+        examples=[{"cost-center": "analytics"}],
+    )
+    image: str | None = Field(
+        default=None,
+        description="Container image in ECR instead of SageMaker's own; has the same libraries.",
+        examples=["123456789012.dkr.ecr.eu-central-1.amazonaws.com/training:1.0"],
+    )
+    price_per_hour: float | None = Field(
+        default=None, description="Price of one instance for an hour, in any currency."
+    )
+    max_cost: float | None = Field(
+        default=None,
+        description="What the jobs of a run may cost at most, in the currency of price_per_hour: each "
+        "is counted with all of its max_runtime.",
+    )
     parallel_jobs: int = Field(
         default=2, description="Training jobs of a backfill that run side by side."
     )
 
     _bounds = within("instance_count", "parallel_jobs", least=1, most=100)
+    _volume = within("volume_size", least=1, most=16384)
+    _money = within("price_per_hour", "max_cost", above=0)
 
-    @field_validator("max_runtime")
+    @field_validator("instance_type")
     @classmethod
-    def _is_duration(cls, value: str) -> str:
-        parse_duration(value)
+    def _is_instance_type(cls, value: str) -> str:
+        if not re.fullmatch(r"ml\.[a-z0-9-]+\.[a-z0-9]+", value):
+            raise ValueError("not a SageMaker instance type, such as ml.m5.xlarge")
         return value
+
+    @field_validator("kms_key")
+    @classmethod
+    def _is_key(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[a-zA-Z0-9:/_-]+", value):
+            raise ValueError("not the id, the alias or the ARN of a KMS key")
+        return value
+
+    @field_validator("max_runtime", "max_wait", "keep_alive")
+    @classmethod
+    def _is_duration(cls, value: str | None) -> str | None:
+        if value is not None and not timedelta(0) < parse_duration(value) <= _LONGEST_JOB:
+            raise ValueError(f"must be longer than nothing and at most {_LONGEST_JOB.days} days")
+        return value
+
+    @field_validator("subnets", "security_groups")
+    @classmethod
+    def _are_ids(cls, values: list[str], info: ValidationInfo) -> list[str]:
+        kind = "subnet" if info.field_name == "subnets" else "sg"
+        for value in values:
+            if not re.fullmatch(rf"{kind}-[0-9a-f]{{8,17}}", value):
+                raise ValueError(f"{value!r} is not an id such as {kind}-0123456789abcdef0")
+        return values
+
+    @field_validator("tags")
+    @classmethod
+    def _are_tags(cls, values: dict[str, str]) -> dict[str, str]:
+        if len(values) > _MOST_TAGS:
+            raise ValueError(f"at most {_MOST_TAGS} tags, and there are {len(values)}")
+        for key, value in values.items():
+            if key.startswith(("aws:", "sf_sagemaker:")):
+                raise ValueError(f"{key!r}: tags that begin with aws: or sf_sagemaker: are taken")
+            if not (_TAG.fullmatch(key) and 1 <= len(key) <= 128):
+                raise ValueError(f"{key!r}: up to 128 letters, digits, spaces and _.:/=+-@")
+            if not (_TAG.fullmatch(value) and len(value) <= 256):
+                raise ValueError(f"{value!r}: up to 256 letters, digits, spaces and _.:/=+-@")
+        return values
+
+    @model_validator(mode="after")
+    def _go_together(self) -> "Compute":
+        limits = self.limits()
+        if limits.max_wait is not None and not self.spot:
+            raise ValueError("max_wait belongs to spot: true")
+        if limits.max_wait is not None and limits.max_wait < limits.max_runtime:
+            raise ValueError(f"max_wait must be at least max_runtime, {self.max_runtime}")
+        if limits.keep_alive is not None and self.spot:
+            raise ValueError("keep_alive and spot: true exclude each other")
+        if limits.keep_alive is not None and limits.keep_alive > _LONGEST_WARM_POOL:
+            raise ValueError("keep_alive is at most 1 hour")
+        if bool(self.subnets) != bool(self.security_groups):
+            raise ValueError("subnets and security_groups go together: write both, or neither")
+        if self.subnets and self.default_subnets:
+            raise ValueError("write either default_subnets: true, or subnets and security_groups")
+        if self.max_cost is not None and self.price_per_hour is None:
+            raise ValueError("max_cost needs price_per_hour, the price of one instance")
+        try:
+            check_cost(limits, self.instance_count)
+        except CostAboveMaximum as error:
+            raise ValueError(str(error)) from None
+        return self
 
     def limits(self) -> Limits:
         """The same, as a training job carries it."""
@@ -171,6 +301,16 @@ class Compute(Attributes):
             instance_type=self.instance_type,
             max_runtime=parse_duration(self.max_runtime),
             spot=self.spot,
+            max_wait=parse_duration(self.max_wait) if self.max_wait else None,
+            volume_gb=self.volume_size,
+            keep_alive=parse_duration(self.keep_alive) if self.keep_alive else None,
+            subnets=tuple(self.subnets),
+            security_groups=tuple(self.security_groups),
+            default_subnets=self.default_subnets,
+            network_isolation=self.network_isolation,
+            kms_key=self.kms_key,
+            price_per_hour=self.price_per_hour,
+            max_cost=self.max_cost,
         )
 
 

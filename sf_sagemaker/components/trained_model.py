@@ -24,8 +24,9 @@ from sf_sagemaker.errors import SfSagemakerError
 from sf_sagemaker.lifecycle.outcomes import Scorer
 from sf_sagemaker.lifecycle.registry import describe_model, register_model
 from sf_sagemaker.storage import Storage
-from sf_sagemaker.training.job import Program, TrainingJob, dataset_channels
-from sf_sagemaker.training.pipes import JobMessages, PipesTrainingClient
+from sf_sagemaker.training.cost import actual_cost, check_cost, spot_saving
+from sf_sagemaker.training.job import Limits, Program, TrainingJob, dataset_channels
+from sf_sagemaker.training.pipes import JobMessages, PipesTrainingClient, not_retried
 from sf_sagemaker.training.platform import TrainingPlatform
 from sf_sagemaker.training.run import TrainingResult
 from sf_sagemaker.warehouse.dataset import DatasetSpec, Manifest, Split
@@ -143,6 +144,7 @@ def trained_model(
         training_messages: dg.ResourceParam[JobMessages],
     ) -> dg.MaterializeResult:
         client = PipesTrainingClient(training_messages)
+        limits = compute.limits()
 
         def train(partition: str, interrupted: Event) -> Materialized:
             manifest, folder = _committed(storage, spec, partition)
@@ -151,13 +153,14 @@ def trained_model(
                 model=spec.model,
                 partition=partition,
                 program=program,
-                image=training_platform.image(kind.program),
+                image=training_platform.image(kind.program, compute.instance_type, compute.image),
                 dataset_fingerprint=manifest.fingerprint.value,
                 channels=dataset_channels(folder),
                 hyperparameters=hyperparameters,
                 seed=spec.seed,
                 instance_count=compute.instance_count,
-                limits=compute.limits(),
+                limits=limits,
+                tags=compute.tags,
             )
             result = client.run(
                 context=context,
@@ -183,12 +186,15 @@ def trained_model(
                 ),
             )
             return Materialized(
-                metadata={**report.metadata, **_job_metadata(result)},
+                metadata={**report.metadata, **_job_metadata(result, limits)},
                 data_version=result.name,
                 checks=[report.check],
             )
 
-        return materialize_each(context, train, parallel=compute.parallel_jobs)
+        with not_retried(context):
+            if training_platform.bills:
+                check_cost(limits, compute.instance_count, len(context.partition_keys))
+            return materialize_each(context, train, parallel=compute.parallel_jobs)
 
     return trained_model
 
@@ -199,6 +205,8 @@ def model_code_version(
     """Changes with the code and the configuration that decide what a dataset's model will be."""
     program = Program(*program_files(kind.program))
     deciding = [program.digest, spec.digest, hyperparameters, spec.seed, compute.instance_count]
+    if compute.image is not None:
+        deciding.append(compute.image)
     content = json.dumps(deciding, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
@@ -215,7 +223,7 @@ def _committed(storage: Storage, spec: DatasetSpec, partition: str) -> tuple[Man
     return found
 
 
-def _job_metadata(result: TrainingResult) -> dict[str, Any]:
+def _job_metadata(result: TrainingResult, limits: Limits) -> dict[str, Any]:
     description = result.description
     metadata: dict[str, Any] = {
         "training_job": result.name,
@@ -231,7 +239,15 @@ def _job_metadata(result: TrainingResult) -> dict[str, Any]:
             metadata["training_seconds"] = seconds
     if description.log is not None:
         metadata["log"] = _link(description.log)
-    return metadata
+    if description.page is not None:
+        metadata["training_job_page"] = _link(description.page)
+    figures = {
+        "instance_type": description.instance_type,
+        "billable_seconds": description.billable_seconds,
+        "cost": actual_cost(description, limits),
+        "spot_saving": spot_saving(description),
+    }
+    return {**metadata, **{name: value for name, value in figures.items() if value is not None}}
 
 
 def _link(address: str) -> dg.MetadataValue:

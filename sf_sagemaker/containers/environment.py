@@ -49,8 +49,13 @@ class Environment:
 
     @classmethod
     def read(cls, variables: Mapping[str, str]) -> "Environment":
-        """The environment that SM_* variables describe. Raises InvalidEnvironment."""
-        model_dir = Path(variables.get("SM_MODEL_DIR", "/opt/ml/model"))
+        """The environment that SM_* variables describe, or else the files of the platform.
+
+        Raises InvalidEnvironment.
+        """
+        if "SM_MODEL_DIR" not in variables:
+            variables = {**_from_files(base_dir(variables)), **variables}
+        model_dir = Path(variables.get("SM_MODEL_DIR", base_dir(variables) / "model"))
         prefix = "SM_CHANNEL_"
         hosts = _json(variables, "SM_HOSTS", list, ["algo-1"])
         # algo-10 comes after algo-9, and every host must see the same order.
@@ -102,6 +107,35 @@ class Environment:
         return self.channels[name]
 
 
+def base_dir(variables: Mapping[str, str]) -> Path:
+    """What the platform keeps its files in: /opt/ml, or what SageMaker's toolkit is told as well."""
+    return Path(variables.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+
+
+def _from_files(base: Path) -> dict[str, str]:
+    """The SM_* variables that SageMaker's toolkit would set, which is not there to do it.
+
+    A program that is started by an entrypoint of its own finds no SM_* variables, only files.
+    """
+    config = base / "input" / "config"
+    try:
+        resources = json.loads((config / "resourceconfig.json").read_text())
+        channels = json.loads((config / "inputdataconfig.json").read_text())
+        hyperparameters = json.loads((config / "hyperparameters.json").read_text())
+    except FileNotFoundError:
+        return {}
+    except json.JSONDecodeError as error:
+        raise InvalidEnvironment(f"the files in {config} are not JSON: {error}") from error
+    return {
+        "SM_MODEL_DIR": str(base / "model"),
+        "SM_OUTPUT_DATA_DIR": str(base / "output" / "data"),
+        "SM_HOSTS": json.dumps(resources["hosts"]),
+        "SM_CURRENT_HOST": resources["current_host"],
+        "SM_HPS": json.dumps(hyperparameters),
+        **{f"SM_CHANNEL_{name.upper()}": str(base / "input" / "data" / name) for name in channels},
+    }
+
+
 class StopSignal:
     """Whether the platform has asked the script to stop (SIGTERM, 120 seconds before SIGKILL)."""
 
@@ -123,7 +157,8 @@ def run(main: Callable[[Environment, StopSignal], None]) -> None:
     An error that reaches the end leaves its message in the failure file and its stack trace on
     stderr, and ends the process with status 1.
     """
-    failure_file = _failure_file(Path(os.environ.get("SM_MODEL_DIR", "/opt/ml/model")))
+    model_dir = Path(os.environ.get("SM_MODEL_DIR", base_dir(os.environ) / "model"))
+    failure_file = _failure_file(model_dir)
     failure_file.unlink(missing_ok=True)
     sys.excepthook = partial(_record_failure, failure_file)
     stop = StopSignal()

@@ -3,12 +3,21 @@
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from dagster_pipes import PipesContext, PipesContextLoader, PipesMessageWriter
+from sf_sagemaker.containers.environment import base_dir
 
+if TYPE_CHECKING:
+    from dagster_pipes import (
+        PipesContext,
+        PipesContextData,
+        PipesContextLoader,
+        PipesMessageWriter,
+        PipesParams,
+    )
+
+_CONTAINER_BASE = "/opt/ml"
 _LINES_PER_TRAINING = 20
 
 
@@ -94,7 +103,17 @@ def _text(figures: dict[str, float]) -> str:
 
 
 def _transport() -> "tuple[PipesContextLoader, PipesMessageWriter]":
-    """How the context comes in and messages go out: the place to choose another transport."""
+    """How the context comes in and messages go out: the bootstrap says which file or stream."""
     from dagster_pipes import PipesDefaultContextLoader, PipesDefaultMessageWriter
 
-    return PipesDefaultContextLoader(), PipesDefaultMessageWriter()
+    class ContextLoader(PipesDefaultContextLoader):
+        """Finds a context in an input channel where the platform's files are elsewhere too."""
+
+        def load_context(self, params: "PipesParams") -> "AbstractContextManager[PipesContextData]":
+            path = params.get(self.FILE_PATH_KEY)
+            if isinstance(path, str) and path.startswith(f"{_CONTAINER_BASE}/"):
+                base = str(base_dir(os.environ))
+                params = {**params, self.FILE_PATH_KEY: base + path.removeprefix(_CONTAINER_BASE)}
+            return super().load_context(params)
+
+    return ContextLoader(), PipesDefaultMessageWriter()

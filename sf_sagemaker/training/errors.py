@@ -20,6 +20,14 @@ class TrainingJobFailed(SfSagemakerError):
         super().__init__(message)
         self.description = description
         self.log_tail = tuple(log_tail)
+        kind = description.failure_kind
+        self.permanent = kind is not None and not kind.passing
+
+
+_REMEDIES = {
+    "MaxRuntimeExceeded": ", and raise compute.max_runtime",
+    "MaxWaitTimeExceeded": ", and raise compute.max_wait or set compute.spot to false",
+}
 
 
 class TrainingJobStopped(SfSagemakerError):
@@ -30,11 +38,7 @@ class TrainingJobStopped(SfSagemakerError):
             f"training job {description.name} was stopped before it completed "
             f"({description.secondary_status}). There is no model of it; materialize again for "
             "another attempt, which goes on from the last checkpoint"
-            + (
-                ", and raise compute.max_runtime"
-                if description.secondary_status == "MaxRuntimeExceeded"
-                else ""
-            )
+            + _REMEDIES.get(description.secondary_status, "")
         )
         self.description = description
 

@@ -2,16 +2,19 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from sf_sagemaker.errors import SfSagemakerError
 
 NAME_LIMIT = 63  # CreateTrainingJob, SageMaker API reference: TrainingJobName
+RUN_TAG = "sf_sagemaker:run"  # among a job's tags: the Dagster run that asked for it
 _DIGEST_LENGTH = 10
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class InvalidTrainingJob(SfSagemakerError):
@@ -71,11 +74,28 @@ def dataset_channels(folder: str) -> tuple[Channel, ...]:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a job may use. Nothing here changes the result, so nothing here is in the digest."""
+    """What a job may use. Nothing here changes the result, so nothing here is in the digest.
+
+    With `spot`, the job waits for capacity and runs for `max_wait` at most. `keep_alive` is how long
+    its machines stay for the next job. `subnets` and `security_groups` go together; with
+    `default_subnets` they are those of the account's default network. `price_per_hour` is of one
+    instance, and `max_cost` bounds what a run's jobs can cost, in the same currency. Locally, only
+    `max_runtime` has an effect.
+    """
 
     instance_type: str = "ml.m5.xlarge"
     max_runtime: timedelta = timedelta(hours=1)
     spot: bool = False
+    max_wait: timedelta | None = None
+    volume_gb: int = 30
+    keep_alive: timedelta | None = None
+    subnets: tuple[str, ...] = ()
+    security_groups: tuple[str, ...] = ()
+    default_subnets: bool = False
+    network_isolation: bool = False
+    kms_key: str | None = None
+    price_per_hour: float | None = None
+    max_cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -132,3 +152,26 @@ class TrainingJob:
         tail = f"-{self.partition}-{self.digest}-{attempt}"
         head = self.model.replace("_", "-")[: NAME_LIMIT - len(tail)].rstrip("-")
         return head + tail
+
+
+def check_job(job: TrainingJob) -> None:
+    """Raises InvalidTrainingJob for a job that no platform could lay out for its hosts."""
+    if job.instance_count < 1:
+        raise InvalidTrainingJob(f"instance_count must be 1 or more, not {job.instance_count}")
+    channels = [channel.name for channel in job.channels]
+    if len(set(channels)) < len(channels):
+        raise InvalidTrainingJob(f"two channels of one name: {', '.join(channels)}")
+    for path in job.program.files:
+        pure = PurePosixPath(path)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise InvalidTrainingJob(f"program file {path!r} must be relative, without '..'")
+    for kind, names in {
+        "channel": channels,
+        "hyperparameter": job.hyperparameters,
+    }.items():
+        for name in names:
+            if not _NAME.fullmatch(name):
+                raise InvalidTrainingJob(
+                    f"{kind} name {name!r} must start with a letter or digit and go on with "
+                    "letters, digits, '.', '_' and '-'"
+                )

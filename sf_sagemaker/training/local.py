@@ -5,28 +5,23 @@
 (`local_folder`), so any process on this machine can follow, adopt or stop a job.
 """
 
-import gzip
 import json
-import os
-import re
 import shutil
 import subprocess
 import sys
-import tarfile
-import uuid
-import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import sf_sagemaker
 from sf_sagemaker.errors import SfSagemakerError
+from sf_sagemaker.processes import inherited_environment
 from sf_sagemaker.storage import KeyMissing, LocalStorage
-from sf_sagemaker.training.errors import ArtifactCorrupt
-from sf_sagemaker.training.job import Channel, InvalidTrainingJob, TrainingJob
+from sf_sagemaker.training.archive import unpack_archive
+from sf_sagemaker.training.job import RUN_TAG, Channel, TrainingJob, check_job
 from sf_sagemaker.training.local_folder import (
     ChannelFiles,
     JobFolder,
@@ -36,10 +31,13 @@ from sf_sagemaker.training.local_folder import (
 )
 from sf_sagemaker.training.platform import (
     ArtifactMissing,
+    FailureKind,
     JobDescription,
     JobNotFound,
     JobStatus,
     LogLine,
+    Pacing,
+    TaggedJob,
 )
 
 # The libraries whose versions can change what a framework's training gives.
@@ -48,13 +46,6 @@ _LIBRARIES = {
     "llm": ("torch", "transformers", "peft", "numpy"),
 }
 _SUPERVISOR = "sf_sagemaker.training.local_supervisor"
-_CHUNK = 2**20  # bytes
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-# What a job gets of the environment it is created in. All else, credentials above all, stays out.
-_INHERITED = re.compile(
-    r"PATH|HOME|USER|SHELL|LANG|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|DYLD_LIBRARY_PATH|VIRTUAL_ENV"
-    r"|(OMP|OPENBLAS|MKL|NUMEXPR|KMP|VECLIB)_[A-Z_]*"
-)
 
 
 class SupervisorNotStarted(SfSagemakerError):
@@ -73,6 +64,9 @@ class LocalTrainingPlatform:
     it 120.
     """
 
+    pacing = Pacing()
+    bills = False
+
     def __init__(
         self,
         storage: LocalStorage,
@@ -86,7 +80,9 @@ class LocalTrainingPlatform:
         self.python = python
         self.grace_seconds = grace_seconds
 
-    def image(self, framework: str) -> str:
+    def image(
+        self, framework: str, instance_type: str | None = None, custom: str | None = None
+    ) -> str:
         """The versions of Python and of the framework's libraries here, which stand for an image.
 
         Raises LibrariesMissing.
@@ -107,7 +103,7 @@ class LocalTrainingPlatform:
         Raises JobNameTaken, KeyMissing for a channel without files, InvalidTrainingJob for a job
         that could not be laid out, and OSError where the folder can't be written.
         """
-        _check(job)
+        check_job(job)
         record = JobRecord(
             name=name,
             digest=job.digest,
@@ -122,6 +118,9 @@ class LocalTrainingPlatform:
             checkpoints=str(self.storage.path(job.checkpoint_key)),
             max_runtime_seconds=job.limits.max_runtime.total_seconds(),
             grace_seconds=self.grace_seconds,
+            model=job.model,
+            partition=job.partition,
+            tags=dict(job.tags),
         )
         folder = self._folder(name)
         with folder.claim(record) as lock:
@@ -143,6 +142,9 @@ class LocalTrainingPlatform:
             started_at=_time(status.started_at),
             ended_at=_time(status.ended_at),
             failure_reason=status.failure_reason,
+            failure_kind=FailureKind(status.failure_kind) if status.failure_kind else None,
+            instance_type=record.instance_type,
+            instance_count=len(record.hosts),
             artifact_uri=folder.artifact.as_uri() if completed else None,
             log=str(folder.log(record.hosts[0]) if len(record.hosts) == 1 else folder.logs),
         )
@@ -188,29 +190,24 @@ class LocalTrainingPlatform:
         target = folder / name
         if target.is_dir():
             return target
-        aside = folder / f".{name}.{uuid.uuid4().hex}.partial"
         try:
-            with gzip.open(artifact) as content:
-                with tarfile.open(fileobj=content, mode="r:") as archive:
-                    archive.extractall(aside, filter="data")
-                # tarfile stops before the end, and so before gzip's checksum of it all.
-                while content.read(_CHUNK):
-                    pass
-            aside.mkdir(parents=True, exist_ok=True)  # of an archive without files
-            aside.rename(target)
+            with artifact.open("rb") as raw:
+                unpack_archive(raw, target, str(artifact))
         except FileNotFoundError:
             raise ArtifactMissing(
                 f"{artifact} is gone, although training job {name} completed; materialize the "
                 "model again to train anew"
             ) from None
-        except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise ArtifactCorrupt(
-                f"{artifact} can't be unpacked ({error}); delete it and materialize the model "
-                "again to train anew"
-            ) from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
         return target
+
+    def jobs_of_runs(self, run_ids: Sequence[str]) -> Sequence[TaggedJob]:
+        jobs = []
+        for path in sorted(self.storage.path("training-jobs").glob("*/job.json")):
+            record = JobFolder(path.parent).record()
+            run_id = record.tags.get(RUN_TAG)
+            if run_id is not None and run_id in run_ids:
+                jobs.append(TaggedJob(record.name, record.model, record.partition, run_id))
+        return jobs
 
     def message_path(self, name: str) -> Path:
         """The file to which a job of that name reports, whether or not it exists yet."""
@@ -243,36 +240,13 @@ class LocalTrainingPlatform:
         return ChannelFiles(channel.name, sharded, tuple(tuple(part) for part in by_host))
 
 
-def _check(job: TrainingJob) -> None:
-    if job.instance_count < 1:
-        raise InvalidTrainingJob(f"instance_count must be 1 or more, not {job.instance_count}")
-    channels = [channel.name for channel in job.channels]
-    if len(set(channels)) < len(channels):
-        raise InvalidTrainingJob(f"two channels of one name: {', '.join(channels)}")
-    for path in job.program.files:
-        pure = PurePosixPath(path)
-        if pure.is_absolute() or ".." in pure.parts:
-            raise InvalidTrainingJob(f"program file {path!r} must be relative, without '..'")
-    for kind, names in {
-        "channel": channels,
-        "hyperparameter": job.hyperparameters,
-    }.items():
-        for name in names:
-            if not _NAME.fullmatch(name):
-                raise InvalidTrainingJob(
-                    f"{kind} name {name!r} must start with a letter or digit and go on with "
-                    "letters, digits, '.', '_' and '-'"
-                )
-
-
 def _start_supervisor(folder: JobFolder, lock: int) -> None:
     """Starts the supervisor in a session of its own, holding the lock; returns once it lives."""
-    environment = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
     with folder.supervisor_log.open("ab") as log:
         started = subprocess.run(
             [sys.executable, "-m", _SUPERVISOR, str(folder.path), str(lock)],
             cwd=Path(sf_sagemaker.__path__[0]).parent,
-            env=environment,
+            env=inherited_environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

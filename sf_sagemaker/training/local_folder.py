@@ -23,7 +23,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -58,6 +58,9 @@ class JobRecord:
     checkpoints: str
     max_runtime_seconds: float
     grace_seconds: float
+    model: str = ""
+    partition: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
@@ -80,17 +83,32 @@ class JobRecord:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a job is. `secondary` is SecondaryStatus of DescribeTrainingJob, SageMaker API."""
+    """How far a job is. `secondary` is SecondaryStatus of DescribeTrainingJob, SageMaker API.
+
+    `failure_kind` is a FailureKind's value, where the cause of a failure is known.
+    """
 
     status: JobStatus = JobStatus.IN_PROGRESS
     secondary: str = "Starting"
     started_at: str | None = None
     ended_at: str | None = None
     failure_reason: str | None = None
+    failure_kind: str | None = None
 
-    def ended(self, status: JobStatus, secondary: str, reason: str | None = None) -> "Status":
+    def ended(
+        self,
+        status: JobStatus,
+        secondary: str,
+        reason: str | None = None,
+        kind: str | None = None,
+    ) -> "Status":
         return replace(
-            self, status=status, secondary=secondary, ended_at=now(), failure_reason=reason
+            self,
+            status=status,
+            secondary=secondary,
+            ended_at=now(),
+            failure_reason=reason,
+            failure_kind=kind,
         )
 
 

@@ -9,23 +9,21 @@ The hosts share a process group with a watchdog that kills the group once this p
 whatever ended it: no host outlives its job, and the job's lock is free only after the last of them.
 """
 
-import gzip
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
+from sf_sagemaker.training.archive import write_archive
 from sf_sagemaker.training.local_folder import JobFolder, JobRecord, Status, now
-from sf_sagemaker.training.platform import JobStatus
+from sf_sagemaker.training.platform import FailureKind, JobStatus
 
 _POLL_SECONDS = 0.05
 _FAILURE_REASON_LIMIT = 1024  # characters; FailureReason of DescribeTrainingJob, SageMaker API
@@ -269,7 +267,10 @@ def _wait_for_hosts(
         if failed:
             reason = _failure_reason(folder, failed)
             _terminate(running, record.grace_seconds)
-            return status.ended(JobStatus.FAILED, "Failed", reason)
+            # A signal may come from anywhere, for example from a machine that is out of memory.
+            by_itself = any(process.returncode > 0 for process in failed.values())
+            kind = FailureKind.ALGORITHM if by_itself else None
+            return status.ended(JobStatus.FAILED, "Failed", reason, kind)
         if not running:
             return status
         time.sleep(_POLL_SECONDS)
@@ -314,26 +315,12 @@ def pack(folders: Sequence[Path], target: Path) -> None:
     aside = target.with_name(f".{target.name}.partial")
     try:
         with aside.open("wb") as raw:
-            _write_tar(files, raw)
+            write_archive(files, raw)
             raw.flush()
             os.fsync(raw.fileno())
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
-
-
-def _write_tar(files: dict[str, Path], raw: IO[bytes]) -> None:
-    # The fastest level: weights hardly compress, and their size is what takes the time.
-    with (
-        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=1, mtime=0) as zipped,
-        tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as archive,
-    ):
-        for name in sorted(files):
-            with files[name].open("rb") as content:
-                entry = tarfile.TarInfo(name)
-                entry.size = os.fstat(content.fileno()).st_size
-                entry.mode = 0o644
-                archive.addfile(entry, content)
 
 
 if __name__ == "__main__":

@@ -11,20 +11,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from threading import Event, Lock
 from typing import Protocol
 
 import dagster as dg
-from dagster_pipes import PipesDefaultMessageWriter
+from dagster_pipes import (
+    PIPES_PROTOCOL_VERSION_FIELD,
+    PipesDefaultMessageWriter,
+    PipesMessage,
+)
 
 from sf_sagemaker.errors import SfSagemakerError
-from sf_sagemaker.training.job import TrainingJob
+from sf_sagemaker.training.job import RUN_TAG, TrainingJob
 from sf_sagemaker.training.platform import JobDescription, LogLine, TrainingPlatform
 from sf_sagemaker.training.run import TrainingResult, run_training_job
 
+JOB_TAG_PREFIX = "sf_sagemaker/"
 _FOLLOW_SECONDS = 0.1
+_RETRY_TAG = "dagster/retry_on_asset_or_op_failure"
 
 StepContext = dg.OpExecutionContext | dg.AssetExecutionContext
 
@@ -33,9 +40,15 @@ class WaitInterrupted(SfSagemakerError):
     """A wait for a training job that was given up, because its run was interrupted."""
 
 
+class RunCancelled(SfSagemakerError):
+    """A step that would train for a run that is being cancelled."""
+
+    permanent = True
+
+
 def job_tag(name: str) -> dict[str, str]:
     """The tag of a run that holds the training job of that name; a run may hold several."""
-    return {f"sf_sagemaker/{name}": "training job"}
+    return {f"{JOB_TAG_PREFIX}{name}": "training job"}
 
 
 class JobMessages(Protocol):
@@ -43,7 +56,25 @@ class JobMessages(Protocol):
 
     def context_injector(self, name: str) -> dg.PipesContextInjector: ...
 
-    def message_reader(self, name: str) -> dg.PipesMessageReader: ...
+    def message_reader(self, name: str) -> "JobMessageReader": ...
+
+
+class JobMessageReader(dg.PipesMessageReader):
+    """Reads what one job reports: from a place of its own, or from among the lines of its log."""
+
+    @property
+    def expected_writer_count(self) -> int:
+        """One: of several hosts, only the first reports."""
+        return 1
+
+    def receive(self, line: LogLine) -> bool:
+        """Takes a line of the log, and says whether it was a message."""
+        return False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the job has said among the lines that it has reported all."""
+        return False
 
 
 class FileMessages:
@@ -55,11 +86,11 @@ class FileMessages:
     def context_injector(self, name: str) -> dg.PipesContextInjector:
         return dg.PipesEnvContextInjector()
 
-    def message_reader(self, name: str) -> dg.PipesMessageReader:
+    def message_reader(self, name: str) -> JobMessageReader:
         return JobFileMessageReader(self._path(name))
 
 
-class JobFileMessageReader(dg.PipesMessageReader):
+class JobFileMessageReader(JobMessageReader):
     """Reads the messages in a file from its start, and leaves the file as it is.
 
     dagster's PipesFileMessageReader empties the file when it opens and removes it when it closes,
@@ -80,11 +111,6 @@ class JobFileMessageReader(dg.PipesMessageReader):
             finally:
                 closing.set()
         following.result()
-
-    @property
-    def expected_writer_count(self) -> int:
-        """One: of several hosts, only the first reports."""
-        return 1
 
     def no_messages_debug_text(self) -> str:
         return f"Attempted to read messages from {self._path}."
@@ -111,6 +137,67 @@ class JobFileMessageReader(dg.PipesMessageReader):
             return
 
 
+_METHODS = frozenset(
+    (
+        "opened",
+        "closed",
+        "log",
+        "log_external_stream",
+        "report_asset_materialization",
+        "report_asset_check",
+        "report_custom_message",
+    )
+)
+
+
+class JobLogMessageReader(JobMessageReader):
+    """Takes the messages from the lines of the job's log, which whoever reads the log hands over."""
+
+    def __init__(self) -> None:
+        self._handler: dg.PipesMessageHandler | None = None
+        self._last: PipesMessage | None = None
+
+    @contextmanager
+    def read_messages(self, handler: dg.PipesMessageHandler) -> Iterator[Mapping[str, object]]:
+        self._handler = handler
+        try:
+            yield {PipesDefaultMessageWriter.STDIO_KEY: PipesDefaultMessageWriter.STDOUT}
+        finally:
+            if self._last is not None:
+                handler.handle_message(self._last)
+            self._handler = None
+
+    def receive(self, line: LogLine) -> bool:
+        message = _message(line.text)
+        if message is None or self._handler is None:
+            return False
+        # A program that was interrupted and started anew reports on: only the last end is one.
+        self._last = message if message["method"] == "closed" else None
+        if self._last is None:
+            self._handler.handle_message(message)
+        return True
+
+    @property
+    def closed(self) -> bool:
+        return self._last is not None
+
+    def no_messages_debug_text(self) -> str:
+        return "Attempted to read messages from the lines of the training job's log."
+
+
+def _message(text: str) -> PipesMessage | None:
+    """The message that a line is; None for any other line."""
+    if not text.startswith("{") or PIPES_PROTOCOL_VERSION_FIELD not in text:
+        return None
+    try:
+        message = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    if PIPES_PROTOCOL_VERSION_FIELD not in message or message.get("method") not in _METHODS:
+        return None
+    return message
+
+
 class TrainingInvocation(dg.PipesClientCompletedInvocation):
     """A completed training job: `result` says which, the rest is what it reported."""
 
@@ -120,9 +207,12 @@ class TrainingInvocation(dg.PipesClientCompletedInvocation):
 
 
 class PipesTrainingClient(dg.PipesClient):
-    """Runs training jobs from Dagster steps. The threads of a step share one client."""
+    """Runs training jobs from Dagster steps. The threads of a step share one client.
 
-    def __init__(self, messages: JobMessages, *, poll_seconds: float = 1.0) -> None:
+    The platform is asked at its own pace, or every `poll_seconds`.
+    """
+
+    def __init__(self, messages: JobMessages, *, poll_seconds: float | None = None) -> None:
         self._messages = messages
         self._poll_seconds = poll_seconds
         self._tagging = Lock()  # Dagster reads a run's tags and writes them back: one would be lost
@@ -142,16 +232,25 @@ class PipesTrainingClient(dg.PipesClient):
         The job's log goes to the step's standard output. `force` trains anew unless an attempt was
         created since this run, or the run that it retries, was. A step that waits for several jobs
         in threads sets `interrupted` when it is interrupted: the wait ends with WaitInterrupted.
-        Raises as `run_training_job` does.
+        Raises RunCancelled, and as `run_training_job` does.
         """
+        if _is_cancelled(context):
+            # An op's RetryPolicy starts a step again that a cancellation has interrupted.
+            raise RunCancelled(
+                f"run {context.run_id} is being cancelled: nothing is trained for it"
+            )
+        job = replace(job, tags={**job.tags, RUN_TAG: context.run_id})
         sessions: list[dg.PipesSession] = []
+        readers: list[JobMessageReader] = []
 
         @contextmanager
         def open_messages(name: str) -> Iterator[Mapping[str, str]]:
+            reader = self._messages.message_reader(name)
+            readers.append(reader)
             with dg.open_pipes_session(
                 context=context,
                 context_injector=self._messages.context_injector(name),
-                message_reader=self._messages.message_reader(name),
+                message_reader=reader,
                 extras=dict(extras or {}),
             ) as session:
                 sessions.append(session)
@@ -169,6 +268,8 @@ class PipesTrainingClient(dg.PipesClient):
             )
 
         def on_log(line: LogLine) -> None:
+            if readers[-1].receive(line):
+                return
             host = f"{line.host}  " if job.instance_count > 1 else ""
             partition = f"{job.partition}  " if interrupted is not None else ""
             sys.stdout.write(f"{partition}{host}{line.text}\n")
@@ -188,10 +289,26 @@ class PipesTrainingClient(dg.PipesClient):
             on_status=on_status,
             on_log=on_log,
             should_stop=lambda name: _nobody_wants(context, name),
+            log_complete=lambda: readers[-1].closed,
             pause=pause,
             poll_seconds=self._poll_seconds,
         )
         return TrainingInvocation(sessions[-1], result)
+
+
+@contextmanager
+def not_retried(context: StepContext) -> Iterator[None]:
+    """Keeps Dagster from trying a permanent error again, by an op's policy or by a run's retries.
+
+    Run retries look at the run's tags and never at the error.
+    """
+    try:
+        yield
+    except SfSagemakerError as error:
+        if not error.permanent:
+            raise
+        context.instance.add_run_tags(context.run_id, {_RETRY_TAG: "false"})
+        raise dg.Failure(description=str(error), allow_retries=False) from error
 
 
 def _asked_at(context: StepContext) -> datetime:
@@ -211,11 +328,9 @@ def _nobody_wants(context: StepContext, name: str) -> bool:
     An eviction or a restart interrupts a step as a cancellation does; the run's status tells them
     apart.
     """
-    instance = context.instance
-    run = instance.get_run_by_id(context.run_id)
-    if run is None or run.status is not dg.DagsterRunStatus.CANCELING:
+    if not _is_cancelled(context):
         return False
-    holders = instance.get_runs(
+    holders = context.instance.get_runs(
         filters=dg.RunsFilter(
             tags=job_tag(name),
             statuses=[
@@ -226,3 +341,8 @@ def _nobody_wants(context: StepContext, name: str) -> bool:
         )
     )
     return all(holder.run_id == context.run_id for holder in holders)
+
+
+def _is_cancelled(context: StepContext) -> bool:
+    run = context.instance.get_run_by_id(context.run_id)
+    return run is not None and run.status is dg.DagsterRunStatus.CANCELING

@@ -25,6 +25,30 @@ class JobStatus(StrEnum):
         return self in (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.STOPPED)
 
 
+class FailureKind(StrEnum):
+    """Why a job failed, as far as it decides whether another attempt makes sense."""
+
+    ALGORITHM = "algorithm"
+    CONFIGURATION = "configuration"
+    CAPACITY = "capacity"
+    INTERNAL = "internal"
+
+    @property
+    def passing(self) -> bool:
+        """Whether the cause is the platform's own, and another attempt may not meet it."""
+        return self in (FailureKind.CAPACITY, FailureKind.INTERNAL)
+
+
+class PlatformUnavailable(SfSagemakerError):
+    """A platform that doesn't answer, or not now: the same question may be answered later."""
+
+
+class JobRefused(SfSagemakerError):
+    """A job that the platform won't run as it was asked for: asking again is no use."""
+
+    permanent = True
+
+
 class JobNameTaken(SfSagemakerError):
     """A job of that name exists: names are never reusable, whatever became of the job."""
 
@@ -41,7 +65,9 @@ class ArtifactMissing(SfSagemakerError):
 class JobDescription:
     """What a platform says of a job. `artifact_uri` is set when the job completed.
 
-    `log` is where a person reads the job's whole log: a path or an address.
+    `log` is where a person reads the job's whole log, `page` where the job itself is shown: a path
+    or an address. `failure_kind` is None where the cause isn't known. `billable_seconds` are of each
+    instance; `training_seconds` exceed them where spot capacity was cheaper.
     """
 
     name: str
@@ -51,6 +77,13 @@ class JobDescription:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     failure_reason: str | None = None
+    failure_kind: FailureKind | None = None
+    instance_type: str | None = None
+    instance_count: int = 1
+    spot: bool = False
+    training_seconds: float | None = None
+    billable_seconds: float | None = None
+    page: str | None = None
     artifact_uri: str | None = None
     log: str | None = None
 
@@ -63,17 +96,60 @@ class LogLine:
     text: str
 
 
-class TrainingPlatform(Protocol):
-    """Runs jobs by name. A job outlives the process that created it."""
+@dataclass(frozen=True)
+class TaggedJob:
+    """A job, what it trains, and the Dagster run that created it."""
 
-    def image(self, framework: str) -> str:
-        """What a job of a framework ("xgboost", …) runs on: an image by digest, or versions."""
+    name: str
+    model: str
+    partition: str
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Pacing:
+    """How often a platform wants to be asked; durations in seconds.
+
+    A job is asked for every `poll` seconds, and less often up to `longest_poll` while nothing
+    changes. What it logged may arrive for `settle` seconds after its end. An attempt that failed for
+    the platform's own reasons is followed by another after `retry` seconds, and twice as many each
+    time.
+    """
+
+    poll: float = 1.0
+    longest_poll: float = 1.0
+    settle: float = 0.0
+    retry: float = 30.0
+
+
+class TrainingPlatform(Protocol):
+    """Runs jobs by name. A job outlives the process that created it.
+
+    Any method may raise PlatformUnavailable. `bills` says that jobs cost money.
+    """
+
+    @property
+    def pacing(self) -> Pacing: ...
+
+    @property
+    def bills(self) -> bool: ...
+
+    def image(
+        self, framework: str, instance_type: str | None = None, custom: str | None = None
+    ) -> str:
+        """What a job of a framework ("xgboost", …) runs on: an image by digest, or versions.
+
+        `custom` names an image instead of the framework's own one, which may depend on the type of
+        instance. Raises JobRefused.
+        """
         ...
 
     def create(self, job: TrainingJob, name: str, environment: Mapping[str, str]) -> None:
         """Starts a job under a name that was never used.
 
-        Raises JobNameTaken where it was, by whoever it was.
+        An answer that is lost may leave the job behind; one of the same `environment` is then known
+        to be this call's. Raises JobNameTaken where another took the name, and JobRefused or
+        InvalidTrainingJob, before anything is created, for a job that can't run.
         """
         ...
 
@@ -96,6 +172,10 @@ class TrainingPlatform(Protocol):
     def fetch_artifact(self, name: str, folder: Path) -> Path:
         """Unpacks the job's model.tar.gz under `folder` and gives the folder that holds the model.
 
-        Raises JobNotFound, or ArtifactMissing where the artifact is gone.
+        Raises JobNotFound, ArtifactMissing where the artifact is gone, or ArtifactCorrupt.
         """
+        ...
+
+    def jobs_of_runs(self, run_ids: Sequence[str]) -> Sequence[TaggedJob]:
+        """The jobs that runs created, whatever became of them, by the tags that they carry."""
         ...

@@ -5,16 +5,22 @@ can use: one that is running, or has completed and still has its artifact, is ad
 failed, was stopped or lost its artifact is passed over; and the first name that nobody used is
 created. Where two runs create the same name at once, the platform lets one of them win, and the
 other adopts.
+
+A platform that doesn't answer is asked again for a while, and an attempt that failed for the
+platform's own reasons (no capacity, an internal error) is followed by another one, a few times. Any
+other failure is the caller's.
 """
 
 import logging
 import random
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from sf_sagemaker.training.errors import (
     TooManyAttempts,
@@ -29,10 +35,18 @@ from sf_sagemaker.training.platform import (
     JobNotFound,
     JobStatus,
     LogLine,
+    Pacing,
+    PlatformUnavailable,
     TrainingPlatform,
 )
 
 _LOG_TAIL = 20
+_SETTLE_POLLS = 5  # while the log of an ended job settles
+_SLOWER = 1.2  # each poll that brings nothing new makes the next one so much later
+_LONGEST_RETRY = 900.0  # seconds between attempts
+_CREATOR = "SF_SAGEMAKER_CREATOR"
+
+_Answer = TypeVar("_Answer")
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +83,11 @@ def run_training_job(
     on_status: Callable[[JobDescription], None] = _log_status,
     on_attempt: Callable[[str], None] = lambda name: None,
     should_stop: Callable[[str], bool] = lambda name: False,
+    log_complete: Callable[[], bool] = lambda: False,
     pause: Callable[[float], None] = time.sleep,
-    poll_seconds: float = 1.0,
+    poll_seconds: float | None = None,
+    retries: int = 3,
+    patience: timedelta = timedelta(minutes=30),
     max_attempts: int = 100,
 ) -> TrainingResult:
     """Trains `job`, or adopts the attempt that did or does, and waits until it has completed.
@@ -83,73 +100,135 @@ def run_training_job(
 
     When something interrupts the wait, the job goes on, for a later run to adopt, unless
     `should_stop(name)` says that nobody wants it any more. `pause` waits for some seconds; it may
-    raise, to interrupt the wait.
+    raise, to interrupt the wait. `log_complete` says that a completed job's last line has come.
 
-    Raises TrainingJobFailed, TrainingJobStopped, TrainingJobVanished or TooManyAttempts, and what
-    the platform raises on creation.
+    The platform is asked as often as its `pacing` says, or every `poll_seconds`. `retries` bounds the
+    attempts that follow one that failed for the platform's own reasons, `patience` how long the
+    platform may be out of reach.
+
+    Raises TrainingJobFailed, TrainingJobStopped, TrainingJobVanished, TooManyAttempts or
+    PlatformUnavailable, and what the platform raises on creation.
     """
+    pacing = platform.pacing
+    if poll_seconds is not None:
+        pacing = replace(pacing, poll=poll_seconds, longest_poll=poll_seconds)
+    patient = _Patient(pacing, patience, pause)
     if not_before is not None:
         # A new training starts from nothing, and its own retries resume it.
         job = replace(job, checkpoint_series=not_before.strftime("%Y%m%dT%H%M%S"))
+    failures = 0
     for attempt in range(1, max_attempts + 1):
         name = job.name(attempt)
-        found = _settled(platform, name, pause, poll_seconds)
-        if found is not None and not _adoptable(found, platform, not_before):
+        found = _settled(platform, name, patient)
+        if found is not None and not _adoptable(found, platform, not_before, patient):
             continue
         with open_messages(name) as environment:
             ended = False
             try:
                 on_attempt(name)
-                adopted = found is not None or not _created(platform, job, name, environment)
+                adopted = found is not None or not _created(
+                    platform, job, name, environment, patient
+                )
                 description, log_tail = _wait(
-                    platform, name, on_log, on_status, pause, poll_seconds
+                    platform, name, on_log, on_status, log_complete, patient
                 )
                 ended = True
             finally:
                 if not ended and should_stop(name):
-                    with suppress(JobNotFound):
-                        platform.stop(name)
+                    _stop(platform, name)
         if description.status is JobStatus.FAILED:
-            raise TrainingJobFailed(description, log_tail)
+            kind = description.failure_kind
+            if kind is None or not kind.passing or failures == retries:
+                raise TrainingJobFailed(description, log_tail)
+            seconds = min(pacing.retry * 2**failures, _LONGEST_RETRY)
+            failures += 1
+            logger.warning(
+                "training job %s failed (%s); another attempt follows in %.0f seconds",
+                name,
+                description.failure_reason,
+                seconds,
+            )
+            pause(_jittered(seconds))
+            continue
         if description.status is JobStatus.STOPPED:
             raise TrainingJobStopped(description)
         return TrainingResult(name, attempt, adopted, description)
     raise TooManyAttempts(job.name(1), job.name(max_attempts))
 
 
-def _settled(
-    platform: TrainingPlatform, name: str, pause: Callable[[float], None], poll_seconds: float
-) -> JobDescription | None:
+@dataclass(frozen=True)
+class _Patient:
+    """Asks a platform that may not answer, at its pace."""
+
+    pacing: Pacing
+    patience: timedelta
+    pause: Callable[[float], None]
+
+    def ask(self, question: Callable[[], _Answer]) -> _Answer:
+        """The answer. Raises PlatformUnavailable where none came for as long as patience lasts."""
+        deadline = time.monotonic() + self.patience.total_seconds()
+        seconds = self.pacing.poll
+        while True:
+            try:
+                return question()
+            except PlatformUnavailable as error:
+                if time.monotonic() + seconds > deadline:
+                    raise
+                logger.warning("%s; asking again in %.0f seconds", error, seconds)
+            self.pause(_jittered(seconds))
+            seconds = min(2 * seconds, max(60.0, self.pacing.longest_poll))
+
+
+def _settled(platform: TrainingPlatform, name: str, patient: _Patient) -> JobDescription | None:
     """The job of that name, once it is no longer stopping; None where there is none."""
     while True:
         try:
-            description = platform.describe(name)
+            description = patient.ask(lambda: platform.describe(name))
         except JobNotFound:
             return None
         if description.status is not JobStatus.STOPPING:
             return description
-        pause(_jittered(poll_seconds))
+        patient.pause(_jittered(patient.pacing.poll))
 
 
 def _adoptable(
-    description: JobDescription, platform: TrainingPlatform, not_before: datetime | None
+    description: JobDescription,
+    platform: TrainingPlatform,
+    not_before: datetime | None,
+    patient: _Patient,
 ) -> bool:
     if not_before is not None and description.created_at < not_before:
         return False
     if description.status is JobStatus.COMPLETED:
-        return platform.has_artifact(description.name)
+        return patient.ask(lambda: platform.has_artifact(description.name))
     return not description.status.ended
 
 
 def _created(
-    platform: TrainingPlatform, job: TrainingJob, name: str, environment: Mapping[str, str]
+    platform: TrainingPlatform,
+    job: TrainingJob,
+    name: str,
+    environment: Mapping[str, str],
+    patient: _Patient,
 ) -> bool:
     """Whether this run created the job; False where another took the name a moment earlier."""
+    # By this a platform knows the job again whose creation it could not answer.
+    environment = {**environment, _CREATOR: uuid.uuid4().hex}
     try:
-        platform.create(job, name, environment)
+        patient.ask(lambda: platform.create(job, name, environment))
     except JobNameTaken:
         return False
     return True
+
+
+def _stop(platform: TrainingPlatform, name: str) -> None:
+    try:
+        platform.stop(name)
+    except JobNotFound:
+        return
+    except PlatformUnavailable as error:
+        # Why the wait ended matters more to the caller.
+        logger.warning("training job %s may go on, although nobody wants it: %s", name, error)
 
 
 def _wait(
@@ -157,31 +236,66 @@ def _wait(
     name: str,
     on_log: Callable[[LogLine], None],
     on_status: Callable[[JobDescription], None],
-    pause: Callable[[float], None],
-    poll_seconds: float,
+    log_complete: Callable[[], bool],
+    patient: _Patient,
 ) -> tuple[JobDescription, Sequence[LogLine]]:
     """How the job ended, and the last lines of its log, all of which have been passed on."""
-    cursor: str | None = None
+    pacing = patient.pacing
     log_tail: deque[LogLine] = deque(maxlen=_LOG_TAIL)
-    seen: tuple[JobStatus, str] | None = None
-    while True:
-        try:
-            # The status is asked for first: what is read after the end is the whole log.
-            description = platform.describe(name)
-            lines, cursor = platform.read_log(name, cursor)
-        except JobNotFound:
-            raise TrainingJobVanished(name) from None
-        status = (description.status, description.secondary_status)
-        if status != seen:
-            on_status(description)
-            seen = status
+    cursor: str | None = None
+
+    def pass_on() -> bool:
+        """Whether the log has brought something new."""
+        nonlocal cursor
+        lines, cursor = patient.ask(lambda: platform.read_log(name, cursor))
         for line in lines:
             on_log(line)
         log_tail.extend(lines)
-        if not description.status.ended:
-            pause(_jittered(poll_seconds))
-        elif not lines:
-            return description, tuple(log_tail)
+        return bool(lines)
+
+    seen: tuple[JobStatus, str] | None = None
+    seconds = pacing.poll
+    try:
+        while True:
+            # The status is asked for first: what is read after the end is the whole log.
+            description = patient.ask(lambda: platform.describe(name))
+            status = (description.status, description.secondary_status)
+            changed = status != seen
+            if changed:
+                on_status(description)
+                seen = status
+            if description.status.ended:
+                break
+            # Before its start, a job has logged nothing.
+            if description.started_at is not None:
+                changed |= pass_on()
+            seconds = pacing.poll if changed else min(_SLOWER * seconds, pacing.longest_poll)
+            patient.pause(_jittered(seconds))
+        _settle_log(description, pass_on, log_complete, patient)
+    except JobNotFound:
+        raise TrainingJobVanished(name) from None
+    return description, tuple(log_tail)
+
+
+def _settle_log(
+    description: JobDescription,
+    pass_on: Callable[[], bool],
+    log_complete: Callable[[], bool],
+    patient: _Patient,
+) -> None:
+    """Reads an ended job's log until nothing more of it can come."""
+    settle = timedelta(seconds=patient.pacing.settle)
+    quiet_since = description.ended_at or datetime.now(UTC)
+    while True:
+        if pass_on():
+            quiet_since = max(quiet_since, datetime.now(UTC))
+            continue
+        if datetime.now(UTC) - quiet_since >= settle:
+            return
+        # A failed job may say more, after its program has reported all: a stack trace.
+        if description.status is JobStatus.COMPLETED and log_complete():
+            return
+        patient.pause(patient.pacing.settle / _SETTLE_POLLS)
 
 
 def _jittered(seconds: float) -> float:

@@ -9,6 +9,9 @@ import pytest
 from sf_sagemaker.storage import LocalStorage
 from sf_sagemaker.training.job import Channel, Limits, Program, TrainingJob
 from sf_sagemaker.training.local import LocalTrainingPlatform
+from standins.sagemaker.fixtures import service, shared_service
+
+__all__ = ["service", "shared_service"]
 
 # Writes a beat every 20 ms to $BEATS until the file $GO exists, then a model.
 BEATING = """

@@ -1,0 +1,35 @@
+"""What answers requests in a serving container: a model behind GET /ping and POST /invocations.
+
+SageMaker's inference contract: the model lies in /opt/ml/model, the server listens on port 8080,
+and ends within 30 seconds of SIGTERM. Needs the libraries of the model, and uvicorn.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from sf_sagemaker.containers import program_files
+
+ProgramKind = Literal["xgboost", "llm"]
+
+ENTRY_POINT = "serve.py"
+
+# What a server says to its supervisor: that it accepts connections, or why it never will.
+READY = "ready"
+FAILED = "failed: "
+
+
+def serving_files(kind: ProgramKind) -> tuple[str, dict[str, Path]]:
+    """The entry point that serves a kind of model, and its files by their path in the code folder.
+
+    They are laid out as those of the kind's training, whose modules load the model.
+    """
+    training_entry_point, files = program_files(kind)
+    here = Path(__file__).parent
+    package = here.parents[1]
+    modules = {
+        f"{package.name}/{path.relative_to(package).as_posix()}": path
+        for path in sorted(here.glob("*.py"))
+        if path.name != ENTRY_POINT
+    }
+    loading = {name: path for name, path in files.items() if name != training_entry_point}
+    return ENTRY_POINT, {ENTRY_POINT: here / ENTRY_POINT, **loading, **modules}

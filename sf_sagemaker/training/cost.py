@@ -1,0 +1,59 @@
+"""What training jobs cost, by a price that is configured: at most, beforehand, and afterwards."""
+
+from sf_sagemaker.errors import SfSagemakerError
+from sf_sagemaker.training.job import Limits
+from sf_sagemaker.training.platform import JobDescription
+
+_HOUR = 3600.0  # seconds
+
+
+class CostAboveMaximum(SfSagemakerError):
+    """Jobs that could cost more than they may."""
+
+    permanent = True
+
+
+def highest_cost(limits: Limits, instance_count: int, jobs: int = 1) -> float | None:
+    """What jobs cost if each uses all of its time; None without a price.
+
+    Machines that are kept alive for a next job are billed too.
+    """
+    if limits.price_per_hour is None:
+        return None
+    seconds = limits.max_runtime.total_seconds()
+    if limits.keep_alive is not None:
+        seconds += limits.keep_alive.total_seconds()
+    return limits.price_per_hour * instance_count * seconds / _HOUR * jobs
+
+
+def check_cost(limits: Limits, instance_count: int, jobs: int = 1) -> None:
+    """Raises CostAboveMaximum where jobs could cost more than `max_cost`."""
+    cost = highest_cost(limits, instance_count, jobs)
+    if cost is not None and limits.max_cost is not None and cost > limits.max_cost:
+        raise CostAboveMaximum(
+            f"{jobs} training job{'s' if jobs > 1 else ''} of {instance_count} x "
+            f"{limits.instance_type} for up to {limits.max_runtime} could cost {cost:.2f}, and "
+            f"compute.max_cost is {limits.max_cost:.2f}: lower compute.max_runtime or "
+            "compute.instance_count, build fewer partitions at once, or raise compute.max_cost"
+        )
+
+
+def actual_cost(description: JobDescription, limits: Limits) -> float | None:
+    """What an ended job cost; None without its billed time, or a price of its instance type.
+
+    A job that was adopted may have run on other instances than are configured now.
+    """
+    if limits.price_per_hour is None or description.billable_seconds is None:
+        return None
+    if description.instance_type != limits.instance_type:
+        return None
+    hours = description.billable_seconds / _HOUR * description.instance_count
+    return limits.price_per_hour * hours
+
+
+def spot_saving(description: JobDescription) -> float | None:
+    """The share of the time on spot instances that was not billed, from 0 to 1."""
+    trained, billed = description.training_seconds, description.billable_seconds
+    if not description.spot or not trained or billed is None:
+        return None
+    return max(0.0, 1 - billed / trained)

@@ -1,0 +1,318 @@
+"""Training jobs on Amazon SageMaker."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR
+
+from sf_sagemaker.aws import Aws, AwsError, AwsUnavailable, translated
+from sf_sagemaker.s3 import S3Storage
+from sf_sagemaker.storage import KeyMissing
+from sf_sagemaker.training.archive import unpack_archive
+from sf_sagemaker.training.cost import check_cost
+from sf_sagemaker.training.job import InvalidTrainingJob, TrainingJob, check_job
+from sf_sagemaker.training.platform import (
+    ArtifactMissing,
+    FailureKind,
+    JobDescription,
+    JobNameTaken,
+    JobNotFound,
+    JobStatus,
+    LogLine,
+    Pacing,
+    PlatformUnavailable,
+    TaggedJob,
+)
+from sf_sagemaker.training.sagemaker_code import upload_code
+from sf_sagemaker.training.sagemaker_errors import failure_kind, not_found, on_creation
+from sf_sagemaker.training.sagemaker_image import Images
+from sf_sagemaker.training.sagemaker_logs import log_page, read_log
+from sf_sagemaker.training.sagemaker_request import (
+    CODE_CHANNEL,
+    PIPES_CHANNEL,
+    Input,
+    Network,
+    context_key,
+    training_request,
+)
+from sf_sagemaker.training.sagemaker_tags import jobs_of_runs
+
+_APPEARING_SECONDS = 120.0  # while Describe may not know a job that was created just now
+_OUTPUT = "training-jobs"
+_PACING = Pacing(poll=15.0, longest_poll=60.0, settle=10.0, retry=60.0)
+
+
+class SageMakerTrainingPlatform:
+    """Runs jobs under the execution role `role_arn`; code, messages and models lie in `storage`.
+
+    `subnets` with `security_groups`, and `kms_key`, are for jobs that name none of their own.
+    """
+
+    bills = True
+
+    def __init__(
+        self,
+        aws: Aws,
+        storage: S3Storage,
+        role_arn: str,
+        *,
+        subnets: Sequence[str] = (),
+        security_groups: Sequence[str] = (),
+        kms_key: str | None = None,
+        pacing: Pacing = _PACING,
+    ) -> None:
+        self.pacing = pacing
+        self.storage = storage
+        self._aws = aws
+        self._role_arn = role_arn
+        self._network = Network(tuple(subnets), tuple(security_groups)) if subnets else None
+        self._kms_key = kms_key
+        self._images = Images(aws)
+        # What is asked for once, and which jobs are known to exist since when.
+        self._lock = Lock()
+        self._default_network: Network | None = None
+        self._bucket_checked = False
+        self._known: dict[str, float] = {}
+
+    @property
+    def project(self) -> str:
+        """What tells this deployment's jobs from all others of the account."""
+        return f"s3://{self.storage.bucket}/{self.storage.prefix}"
+
+    def image(
+        self, framework: str, instance_type: str | None = None, custom: str | None = None
+    ) -> str:
+        """An image's full address, by digest where ECR tells it. Raises ImageNotUsable."""
+        with _unavailable():
+            if custom is not None:
+                return self._images.custom(custom)
+            return self._images.framework(framework, instance_type)
+
+    def create(self, job: TrainingJob, name: str, environment: Mapping[str, str]) -> None:
+        """Starts a job. Raises JobNameTaken; JobRefused, InvalidTrainingJob, InvalidBucket,
+        KeyMissing for a channel without files, or CostAboveMaximum, before anything is created."""
+        check_job(job)
+        check_cost(job.limits, job.instance_count)
+        with _unavailable():
+            self._check_bucket()
+            self._images.check(job.image, job.limits.instance_type)
+            inputs = [*self._inputs(job), *self._own_inputs(job, name, environment)]
+            request = training_request(
+                job,
+                name,
+                environment,
+                role_arn=self._role_arn,
+                project=self.project,
+                inputs=inputs,
+                output_uri=self.storage.uri(_OUTPUT),
+                checkpoint_uri=self.storage.uri(job.checkpoint_key),
+                network=self._network_of(job),
+                kms_key=job.limits.kms_key or self._kms_key,
+            )
+        try:
+            with translated(f"create training job {name}"):
+                self._client.create_training_job(**request)
+        except AwsError as error:
+            if error.code != "ResourceInUse":
+                raise on_creation(error, self._role_arn) from error
+            self._remember(name)
+            # The answer to an earlier try of the same call may have been lost.
+            with _unavailable():
+                there = self._describe(name)
+            if there.get("Environment") != request["Environment"]:
+                raise JobNameTaken(
+                    f"training job {name} exists: names are never used twice"
+                ) from error
+        self._remember(name)
+
+    def describe(self, name: str) -> JobDescription:
+        with _unavailable():
+            answer = self._describe(name)
+            region = self._aws.region
+        status = JobStatus(answer["TrainingJobStatus"])
+        reason = answer.get("FailureReason")
+        resources = answer["ResourceConfig"]
+        completed = status is JobStatus.COMPLETED
+        kind = failure_kind(reason) if reason and status is JobStatus.FAILED else None
+        return JobDescription(
+            name=name,
+            status=status,
+            secondary_status=answer["SecondaryStatus"],
+            created_at=_utc(answer["CreationTime"]),
+            started_at=_time(answer, "TrainingStartTime"),
+            ended_at=_time(answer, "TrainingEndTime"),
+            failure_reason=_with_remedy(reason, kind),
+            failure_kind=kind,
+            instance_type=resources.get("InstanceType"),
+            instance_count=resources.get("InstanceCount", 1),
+            spot=answer.get("EnableManagedSpotTraining", False),
+            training_seconds=answer.get("TrainingTimeInSeconds"),
+            billable_seconds=answer.get("BillableTimeInSeconds"),
+            page=(
+                f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/jobs/{name}"
+            ),
+            artifact_uri=answer["ModelArtifacts"]["S3ModelArtifacts"] if completed else None,
+            log=log_page(region, name),
+        )
+
+    def stop(self, name: str) -> None:
+        try:
+            with _unavailable(), translated(f"stop training job {name}"):
+                self._client.stop_training_job(TrainingJobName=name)
+        except AwsError as error:
+            if not_found(error):
+                raise JobNotFound(f"no training job {name} in {self._aws.region}") from error
+            if error.code != "ValidationException":  # it has ended
+                raise
+
+    def read_log(self, name: str, cursor: str | None) -> tuple[Sequence[LogLine], str | None]:
+        with _unavailable():
+            return read_log(self._aws.client("logs"), name, cursor)
+
+    def has_artifact(self, name: str) -> bool:
+        try:
+            with _unavailable():
+                self.storage.size(_artifact(name))
+        except KeyMissing:
+            return False
+        return True
+
+    def fetch_artifact(self, name: str, folder: Path) -> Path:
+        target = folder / name
+        if target.is_dir():
+            return target
+        try:
+            with _unavailable(), self.storage.open(_artifact(name)) as raw:
+                unpack_archive(raw, target, self.storage.uri(_artifact(name)))
+        except KeyMissing:
+            self.describe(name)  # raises JobNotFound
+            raise ArtifactMissing(
+                f"{self.storage.uri(_artifact(name))} is gone, although training job {name} "
+                "completed; materialize the model again to train anew"
+            ) from None
+        return target
+
+    def jobs_of_runs(self, run_ids: Sequence[str]) -> Sequence[TaggedJob]:
+        with _unavailable():
+            client = self._aws.client("resourcegroupstaggingapi")
+            return jobs_of_runs(client, self.project, run_ids)
+
+    @property
+    def _client(self) -> Any:
+        return self._aws.client("sagemaker")
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        """Raises JobNotFound, or PlatformUnavailable for a job that has not appeared yet."""
+        try:
+            with translated(f"describe training job {name}"):
+                return self._client.describe_training_job(TrainingJobName=name)
+        except AwsError as error:
+            if not not_found(error):
+                raise
+            with self._lock:
+                appearing = time.monotonic() - self._known.get(name, -_APPEARING_SECONDS)
+            if appearing < _APPEARING_SECONDS:
+                raise PlatformUnavailable(
+                    f"training job {name} was created and can't be seen yet"
+                ) from error
+            raise JobNotFound(f"no training job {name} in {self._aws.region}") from error
+
+    def _remember(self, name: str) -> None:
+        with self._lock:
+            self._known.setdefault(name, time.monotonic())
+
+    def _check_bucket(self) -> None:
+        with self._lock:
+            if not self._bucket_checked:
+                self.storage.check()
+                self._bucket_checked = True
+
+    def _inputs(self, job: TrainingJob) -> Iterator[Input]:
+        for channel in job.channels:
+            uri = self.storage.uri(channel.key)
+            if next(self.storage.list(channel.key), None) is not None:
+                uri += "/"  # or else what only begins with the same name would belong to it
+            else:
+                try:
+                    self.storage.size(channel.key)
+                except KeyMissing:
+                    raise KeyMissing(
+                        f"channel {channel.name!r} has no files: {uri} is empty or doesn't exist"
+                    ) from None
+            yield Input(channel.name, uri, sharded=channel.distribution == "sharded")
+
+    def _own_inputs(
+        self, job: TrainingJob, name: str, environment: Mapping[str, str]
+    ) -> Iterator[Input]:
+        taken = {channel.name for channel in job.channels} & {CODE_CHANNEL, PIPES_CHANNEL}
+        if taken:
+            raise InvalidTrainingJob(f"channel {', '.join(taken)}: that name is the platform's own")
+        yield Input(CODE_CHANNEL, self.storage.uri(upload_code(self.storage, job.program)) + "/")
+        if DAGSTER_PIPES_CONTEXT_ENV_VAR in environment:
+            yield Input(PIPES_CHANNEL, self.storage.uri(context_key(name)))
+
+    def _network_of(self, job: TrainingJob) -> Network | None:
+        limits = job.limits
+        if limits.subnets:
+            return Network(limits.subnets, limits.security_groups)
+        if not limits.default_subnets:
+            return self._network
+        with self._lock:
+            if self._default_network is None:
+                self._default_network = _find_default_network(self._aws.client("ec2"))
+            return self._default_network
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    """What is AWS's trouble inside is the platform's outside."""
+    try:
+        yield
+    except AwsUnavailable as error:
+        raise PlatformUnavailable(str(error)) from error
+
+
+def _find_default_network(ec2: Any) -> Network:
+    """The subnets and the security group of the default VPC. Raises InvalidTrainingJob."""
+    with translated("look up the default subnets"):
+        subnets = ec2.describe_subnets(Filters=[{"Name": "default-for-az", "Values": ["true"]}])
+        found = subnets["Subnets"]
+        if not found:
+            raise InvalidTrainingJob(
+                "compute.default_subnets: this account has no default VPC here; set "
+                "compute.subnets and compute.security_groups"
+            )
+        vpc = found[0]["VpcId"]
+        groups = ec2.describe_security_groups(
+            Filters=[
+                {"Name": "vpc-id", "Values": [vpc]},
+                {"Name": "group-name", "Values": ["default"]},
+            ]
+        )["SecurityGroups"]
+    return Network(
+        tuple(sorted(subnet["SubnetId"] for subnet in found if subnet["VpcId"] == vpc)),
+        tuple(group["GroupId"] for group in groups),
+    )
+
+
+def _artifact(name: str) -> str:
+    return f"{_OUTPUT}/{name}/output/model.tar.gz"
+
+
+def _with_remedy(reason: str | None, kind: FailureKind | None) -> str | None:
+    if kind is FailureKind.CAPACITY:
+        return f"{reason} (compute.instance_type chooses it)"
+    return reason
+
+
+def _time(answer: Mapping[str, Any], name: str) -> datetime | None:
+    return _utc(answer[name]) if name in answer else None
+
+
+def _utc(time: datetime) -> datetime:
+    return time.astimezone(UTC)

@@ -1,0 +1,81 @@
+"""What training jobs print, as CloudWatch Logs has it.
+
+Each host writes streams `<job>/<host>-<number>`; one that is started again after an interruption
+writes another. They appear late, and the lines in them some seconds after they were printed.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from sf_sagemaker.aws import AwsError, translated
+from sf_sagemaker.training.platform import LogLine
+
+GROUP = "/aws/sagemaker/TrainingJobs"
+
+
+def read_log(client: Any, job: str, cursor: str | None) -> tuple[Sequence[LogLine], str | None]:
+    """The lines after a cursor, which holds a token for each stream: one call to list the streams,
+    and for each of them one that brings nothing new beside those that do."""
+    tokens: dict[str, str] = json.loads(cursor) if cursor else {}
+    lines: list[LogLine] = []
+    for stream in _streams(client, job):
+        host = stream.removeprefix(f"{job}/").rpartition("-")[0]
+        texts, token = _read_stream(client, stream, tokens.get(stream))
+        lines += [LogLine(host, text) for text in texts]
+        if token is not None:
+            tokens[stream] = token
+    return lines, json.dumps(tokens)
+
+
+def log_page(region: str, job: str) -> str:
+    """The console's page with a job's streams."""
+    # The console escapes twice, with $ for %.
+    group = quote(quote(GROUP, safe=""), safe="").replace("%", "$")
+    prefix = quote("?logStreamNameFilter=", safe="").replace("%", "$") + job
+    return (
+        f"https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}"
+        f"#logsV2:log-groups/log-group/{group}{prefix}$252F"
+    )
+
+
+def _streams(client: Any, job: str) -> list[str]:
+    """The names of the job's streams, by host and then by age."""
+    names: list[str] = []
+    try:
+        with translated(f"list the log streams of {job}"):
+            pages = client.get_paginator("describe_log_streams").paginate(
+                logGroupName=GROUP, logStreamNamePrefix=f"{job}/"
+            )
+            names = [stream["logStreamName"] for page in pages for stream in page["logStreams"]]
+    except AwsError as error:
+        # The account's first training job makes the group.
+        if error.code != "ResourceNotFoundException":
+            raise
+    return sorted(names, key=lambda name: (len(name), name))
+
+
+def _read_stream(client: Any, stream: str, token: str | None) -> tuple[list[str], str | None]:
+    lines: list[str] = []
+    for page in _pages(client, stream, token):
+        lines += [event["message"].removesuffix("\n") for event in page["events"]]
+        token = page["nextForwardToken"]
+    return lines, token
+
+
+def _pages(client: Any, stream: str, token: str | None) -> Iterator[dict[str, Any]]:
+    """Pages up to the end, which is where a token leads to itself; a page may be empty before it."""
+    while True:
+        request = {"nextToken": token} if token is not None else {"startFromHead": True}
+        try:
+            with translated(f"read the log stream {stream}"):
+                page = client.get_log_events(logGroupName=GROUP, logStreamName=stream, **request)
+        except AwsError as error:
+            if error.code != "ResourceNotFoundException":
+                raise
+            return
+        yield page
+        if page["nextForwardToken"] == token:
+            return
+        token = page["nextForwardToken"]

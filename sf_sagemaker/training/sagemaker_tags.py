@@ -1,0 +1,38 @@
+"""Finding training jobs by the tags that they were created with."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sf_sagemaker.aws import translated
+from sf_sagemaker.training.job import RUN_TAG
+from sf_sagemaker.training.platform import TaggedJob
+from sf_sagemaker.training.sagemaker_request import TAG_PREFIX, project_tag
+
+_VALUES = 20  # of one tag in a filter, Resource Groups Tagging API reference
+
+
+def jobs_of_runs(client: Any, project: str, run_ids: Sequence[str]) -> list[TaggedJob]:
+    """The jobs of a project that runs created: a call for each twenty runs, and for each page."""
+    return [
+        job
+        for first in range(0, len(run_ids), _VALUES)
+        for job in _find(client, project_tag(project), run_ids[first : first + _VALUES])
+    ]
+
+
+def _find(client: Any, tags: Mapping[str, str], run_ids: Sequence[str]) -> Iterator[TaggedJob]:
+    filters = [{"Key": key, "Values": [value]} for key, value in tags.items()]
+    with translated("look for training jobs by their tags"):
+        pages = client.get_paginator("get_resources").paginate(
+            ResourceTypeFilters=["sagemaker:training-job"],
+            TagFilters=[*filters, {"Key": RUN_TAG, "Values": list(run_ids)}],
+        )
+        for page in pages:
+            for resource in page["ResourceTagMappingList"]:
+                found = {tag["Key"]: tag["Value"] for tag in resource["Tags"]}
+                yield TaggedJob(
+                    name=resource["ResourceARN"].rpartition("/")[2],
+                    model=found.get(f"{TAG_PREFIX}model", ""),
+                    partition=found.get(f"{TAG_PREFIX}partition", ""),
+                    run_id=found[RUN_TAG],
+                )

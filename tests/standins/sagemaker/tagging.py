@@ -1,0 +1,93 @@
+"""Tags of training jobs: SageMaker's own operations, and the tagging API's GetResources."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from standins.sagemaker.requests import Operations, Request, ValidationError
+from standins.sagemaker.settings import Settings
+from standins.sagemaker.training_job import TrainingJob
+from standins.sagemaker.training_jobs import TrainingJobs
+
+_TYPES = ("sagemaker", "sagemaker:training-job")
+_SAGEMAKER_ARN = ":training-job/"
+
+
+class Tagging:
+    """Answers for training jobs only; other resources are moto's."""
+
+    def __init__(self, jobs: TrainingJobs, settings: Settings) -> None:
+        self._jobs = jobs
+        self._settings = settings
+
+    def operations(self) -> Operations:
+        return {
+            ("resourcegroupstaggingapi", "GetResources"): self._get_resources,
+            ("sagemaker", "AddTags"): self._add,
+            ("sagemaker", "DeleteTags"): self._delete,
+            ("sagemaker", "ListTags"): self._list,
+        }
+
+    def is_ours(self, request: Request) -> bool:
+        """Whether the request is about training jobs."""
+        wanted = request.parameters
+        if request.operation == "GetResources":
+            types = wanted.get("ResourceTypeFilters") or []
+            arns = wanted.get("ResourceARNList") or []
+            return any(name in _TYPES for name in types) or any(_SAGEMAKER_ARN in a for a in arns)
+        return _SAGEMAKER_ARN in wanted.get("ResourceArn", "")
+
+    def _get_resources(self, request: Request) -> Mapping[str, Any]:
+        wanted = request.parameters
+        now = time.monotonic()
+        arns = wanted.get("ResourceARNList")
+        found = [
+            job
+            for job in self._jobs.all()
+            if job.region == request.region
+            and now - job.created_clock >= self._settings.tagging_delay_seconds
+            and job.tags
+            and (arns is None or job.arn in arns)
+            and all(_has(job, tag) for tag in wanted.get("TagFilters", []))
+        ]
+        found.sort(key=lambda job: job.arn)
+        start = int(wanted.get("PaginationToken") or 0)
+        end = start + int(wanted.get("ResourcesPerPage") or 50)
+        return {
+            "ResourceTagMappingList": [
+                {"ResourceARN": job.arn, "Tags": _as_list(job.tags)} for job in found[start:end]
+            ],
+            "PaginationToken": str(end) if end < len(found) else "",
+        }
+
+    def _add(self, request: Request) -> Mapping[str, Any]:
+        job = self._find(request)
+        job.tags |= {tag["Key"]: tag["Value"] for tag in request.parameters["Tags"]}
+        return {"Tags": _as_list(job.tags)}
+
+    def _delete(self, request: Request) -> Mapping[str, Any]:
+        job = self._find(request)
+        for key in request.parameters["TagKeys"]:
+            job.tags.pop(key, None)
+        return {}
+
+    def _list(self, request: Request) -> Mapping[str, Any]:
+        return {"Tags": _as_list(self._find(request).tags)}
+
+    def _find(self, request: Request) -> TrainingJob:
+        arn = request.parameters["ResourceArn"]
+        for job in self._jobs.all():
+            if job.arn == arn:
+                return job
+        raise ValidationError(f"Requested resource not found: {arn}")
+
+
+def _has(job: TrainingJob, wanted: Mapping[str, Any]) -> bool:
+    if wanted["Key"] not in job.tags:
+        return False
+    values = wanted.get("Values") or []
+    return not values or job.tags[wanted["Key"]] in values
+
+
+def _as_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"Key": key, "Value": value} for key, value in tags.items()]

@@ -1,0 +1,249 @@
+"""S3 as object storage, against a server that speaks S3: whole or not at all, never overwritten."""
+
+import io
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from moto.server import ThreadedMotoServer
+
+from sf_sagemaker.aws import AccessDenied, Aws, AwsError, AwsUnavailable, CredentialsRefused
+from sf_sagemaker.s3 import InvalidBucket, S3Storage
+from sf_sagemaker.storage import InvalidKey, KeyExists, KeyMissing
+from sf_sagemaker.warehouse.errors import CorruptDataset
+from sf_sagemaker.warehouse.manifests import open_parquet
+
+REGION = "eu-central-1"
+PART = 5 * 2**20  # S3 takes no smaller parts
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_REGION", REGION)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield f"http://{host}:{port}"
+        server.stop()
+
+
+@pytest.fixture
+def storage(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> S3Storage:
+    monkeypatch.setattr("sf_sagemaker.s3._PART_BYTES", PART)
+    bucket = f"bucket-{uuid.uuid4().hex}"
+    aws = Aws()
+    aws.client("s3").create_bucket(
+        Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION}
+    )
+    return S3Storage(aws, bucket, "a/prefix")
+
+
+def test_what_is_created_is_read_listed_and_measured(storage: S3Storage) -> None:
+    for key in ("b/2", "b/10/x", "a", "b/1", "bc/1"):
+        storage.create(key, key.encode())
+    assert storage.read("b/10/x") == b"b/10/x"
+    assert storage.size("b/10/x") == 6
+    assert list(storage.list("b")) == ["b/1", "b/10/x", "b/2"]
+    assert list(storage.list("nothing")) == []
+    assert storage.uri("b/1") == f"s3://{storage.bucket}/a/prefix/b/1"
+
+
+def test_a_bucket_without_a_prefix_is_storage_too(storage: S3Storage) -> None:
+    whole = S3Storage(Aws(), storage.bucket)
+    whole.create("x/1", b"1")
+    assert list(whole.list("x")) == ["x/1"]
+    assert whole.uri("x/1") == f"s3://{storage.bucket}/x/1"
+    whole.delete("x")
+    assert list(whole.list("x")) == []
+
+
+def test_lists_longer_than_a_page_are_whole_and_can_be_deleted(storage: S3Storage) -> None:
+    client = boto3.client("s3", region_name=REGION)
+    with ThreadPoolExecutor(8) as pool:
+        names = [f"a/prefix/many/{number:04}" for number in range(1203)]
+        list(pool.map(lambda n: client.put_object(Bucket=storage.bucket, Key=n, Body=b""), names))
+    assert list(storage.list("many")) == [name.removeprefix("a/prefix/") for name in names]
+    storage.delete("many")
+    assert list(storage.list("many")) == []
+
+
+def test_a_key_is_never_overwritten(storage: S3Storage) -> None:
+    storage.create("log/1", b"first")
+    with pytest.raises(KeyExists, match="never overwritten"):
+        storage.create("log/1", b"second")
+    assert storage.read("log/1") == b"first"
+
+
+def test_one_of_many_creators_wins(storage: S3Storage) -> None:
+    barrier = threading.Barrier(8)
+
+    def create(number: int) -> bool:
+        barrier.wait()
+        try:
+            storage.create("claim", str(number).encode())
+        except KeyExists:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(create, range(8)))
+    assert won.count(True) == 1
+    assert storage.read("claim") == str(won.index(True)).encode()
+
+
+def test_missing_keys_say_so(storage: S3Storage) -> None:
+    for look in (storage.read, storage.size, storage.open):
+        with pytest.raises(KeyMissing, match="nowhere"):
+            look("nowhere")
+
+
+def test_deleting_takes_a_folder_or_a_key_and_nothing_else(storage: S3Storage) -> None:
+    for key in ("a/1", "a/2/3", "ab", "b"):
+        storage.create(key, b"")
+    storage.delete("a")
+    storage.delete("b")
+    storage.delete("never")
+    assert list(storage.list("a")) == []
+    assert storage.read("ab") == b""
+    with pytest.raises(KeyMissing):
+        storage.read("b")
+
+
+@pytest.mark.parametrize("key", ["../outside", "a/../../b", "/etc/passwd", "", "."])
+def test_keys_stay_under_the_prefix(storage: S3Storage, key: str) -> None:
+    for use in (storage.read, storage.delete, storage.uri, storage.size, storage.open):
+        with pytest.raises(InvalidKey):
+            use(key)
+    with pytest.raises(InvalidKey):
+        storage.create(key, b"")
+    with pytest.raises(InvalidKey):
+        list(storage.list(key))
+
+
+@pytest.mark.parametrize("size", [0, 1, PART, PART + 1, 2 * PART + 12345])
+def test_what_is_written_in_pieces_is_read_in_ranges(storage: S3Storage, size: int) -> None:
+    content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    with storage.write("large") as file:
+        for start in range(0, size, 2 * 2**20 + 1):
+            file.write(content[start : start + 2 * 2**20 + 1])
+    assert storage.size("large") == size
+    with storage.open("large") as file:
+        assert file.read() == content
+        file.seek(-min(size, 100), io.SEEK_END)
+        assert file.read() == content[-100:]
+        file.seek(size // 2)
+        assert file.read(10) == content[size // 2 :][:10]
+        assert file.tell() == min(size // 2 + 10, size)
+
+
+@pytest.mark.parametrize("size", [10, PART + 10])
+def test_a_write_that_fails_leaves_nothing(storage: S3Storage, size: int) -> None:
+    def write_half() -> None:
+        with storage.write("half") as file:
+            file.write(b"x" * size)
+            raise RuntimeError("disk")
+
+    with pytest.raises(RuntimeError, match="disk"):
+        write_half()
+    with pytest.raises(KeyMissing):
+        storage.size("half")
+    uploads = Aws().client("s3").list_multipart_uploads(Bucket=storage.bucket)
+    assert not uploads.get("Uploads")
+
+
+@pytest.mark.parametrize("size", [10, PART + 10])
+def test_a_write_over_what_is_there_is_refused(storage: S3Storage, size: int) -> None:
+    storage.create("key", b"first")
+    with pytest.raises(KeyExists), storage.write("key") as file:
+        file.write(b"x" * size)
+    assert storage.read("key") == b"first"
+
+
+def test_parquet_is_read_from_its_footer(storage: S3Storage) -> None:
+    table = pa.table({"x": list(range(1000)), "y": ["a"] * 1000})
+    with storage.write("t.parquet") as file:
+        pq.write_table(table, file)
+    with open_parquet(storage, "t.parquet") as parquet:
+        assert parquet.metadata.num_rows == 1000
+        assert parquet.read().equals(table)
+    storage.create("no.parquet", b"PAR1")
+    for key in ("no.parquet", "missing.parquet"):
+        with pytest.raises(CorruptDataset, match=key), open_parquet(storage, key):
+            pass
+
+
+def test_a_bucket_that_is_not_there_or_elsewhere_is_named(storage: S3Storage) -> None:
+    storage.check()
+    missing = S3Storage(Aws(), "no-such-bucket-anywhere")
+    with pytest.raises(InvalidBucket, match="no bucket no-such-bucket-anywhere"):
+        missing.check()
+    with pytest.raises(InvalidBucket, match="no bucket"):
+        missing.create("x", b"")
+    elsewhere = S3Storage(Aws("us-west-2"), storage.bucket)
+    with pytest.raises(InvalidBucket, match=f"lies in {REGION}.*AWS_REGION={REGION}"):
+        elsewhere.check()
+    with pytest.raises(InvalidBucket, match="not the name"):
+        S3Storage(Aws(), "s3://bucket")
+
+
+def test_a_lost_answer_to_a_write_is_not_taken_for_another_writer(storage: S3Storage) -> None:
+    client = storage._client
+    put = client.put_object
+
+    def put_twice(**request):
+        put(**request)  # written, but nobody heard
+        return put(**request)
+
+    client.put_object = put_twice
+    try:
+        storage.create("claim", b"mine")
+    finally:
+        client.put_object = put
+    assert storage.read("claim") == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [
+        ("SlowDown", 503, AwsUnavailable),
+        ("AccessDenied", 403, AccessDenied),
+        ("ExpiredToken", 400, CredentialsRefused),
+        ("InvalidAccessKeyId", 403, CredentialsRefused),
+        ("EntityTooLarge", 400, AwsError),
+    ],
+)
+def test_refusals_say_what_to_do(
+    storage: S3Storage, code: str, status: int, kind: type[AwsError]
+) -> None:
+    from botocore.exceptions import ClientError
+
+    def refuse(**_):
+        answer = {
+            "Error": {"Code": code, "Message": "no"},
+            "ResponseMetadata": {"HTTPStatusCode": status},
+        }
+        raise ClientError(answer, "GetObject")  # pyright: ignore[reportArgumentType]
+
+    storage._client.get_object = refuse
+    with pytest.raises(kind, match=f"read s3://.*/a/prefix/x: {code}") as raised:
+        storage.read("x")
+    assert raised.type is kind
+
+
+def test_no_credentials_are_named(monkeypatch: pytest.MonkeyPatch, storage: S3Storage) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    with pytest.raises(CredentialsRefused, match="AWS_ACCESS_KEY_ID"):
+        S3Storage(Aws(), storage.bucket).read("x")
