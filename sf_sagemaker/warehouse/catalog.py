@@ -2,25 +2,30 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sf_sagemaker.warehouse.dataset import Relation
 from sf_sagemaker.warehouse.errors import AmbiguousName, ColumnNotFound, RelationNotFound
-from sf_sagemaker.warehouse.warehouse import Session, SourceColumn, quote
+from sf_sagemaker.warehouse.warehouse import Session, SourceColumn, TableVersion, quote
 
 
 @dataclass(frozen=True)
 class Table:
-    """A relation that exists, under the exact names that the warehouse stores."""
+    """A relation that exists, under the exact names that the warehouse stores.
+
+    With a `version`, queries read that one.
+    """
 
     database: str
     schema: str
     name: str
     columns: tuple[SourceColumn, ...]
+    version: TableVersion | None = None
 
     @property
     def sql(self) -> str:
-        return ".".join(quote(part) for part in (self.database, self.schema, self.name))
+        name = ".".join(quote(part) for part in (self.database, self.schema, self.name))
+        return f"{name} {self.version.clause}" if self.version else name
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
@@ -84,6 +89,11 @@ def get_relation(session: Session, relation: Relation) -> Table:
             "Build it first, or correct the name"
         )
     return table
+
+
+def pinned(session: Session, table: Table) -> Table:
+    """The table as it is now, for all queries to come, where the warehouse keeps its versions."""
+    return replace(table, version=session.version_of(table.database, table.schema, table.name))
 
 
 def find_columns(

@@ -167,6 +167,8 @@ class Manifest(Value):
 
     Written last and create-only as `manifest.json`, in
     `datasets/<model>/<partition>/<spec digest>/<attempt>/`. Times are ISO 8601; durations seconds.
+    `source_version` is the moment whose rows of the source were read, where the warehouse keeps
+    versions of it: Snowflake does for tables, and not for views.
     """
 
     version: Literal[1] = 1
@@ -183,6 +185,7 @@ class Manifest(Value):
     fingerprint: Fingerprint
     sql: str
     query_id: str | None = None
+    source_version: str | None = None
     export_seconds: float
 
     @property

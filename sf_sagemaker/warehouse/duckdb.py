@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,15 @@ from sf_sagemaker.warehouse.errors import (
     WarehouseNotFound,
     WarehouseUnreadable,
 )
-from sf_sagemaker.warehouse.warehouse import ORDER, SHARD, SPLIT, Family, SourceColumn, quote
+from sf_sagemaker.warehouse.warehouse import (
+    ORDER,
+    SHARD,
+    SPLIT,
+    Family,
+    SourceColumn,
+    TableVersion,
+    quote,
+)
 
 if TYPE_CHECKING:
     import duckdb
@@ -129,6 +137,9 @@ class DuckDBSession:
             if not committed:
                 self._roll_back()
 
+    def snapshot(self) -> AbstractContextManager[None]:
+        return self.transaction()
+
     def execute(self, sql: str) -> None:
         self._run(sql)
 
@@ -143,8 +154,22 @@ class DuckDBSession:
         except duckdb.Error as error:
             raise _failed(sql, error) from error
 
+    def batches(self, sql: str, rows: int) -> Iterator[pyarrow.RecordBatch]:
+        import duckdb
+
+        try:
+            yield from self._connection.sql(sql).to_arrow_reader(rows)
+        except duckdb.Error as error:
+            raise _failed(sql, error) from error
+
     def describe(self, select: str) -> tuple[SourceColumn, ...]:
         return tuple(SourceColumn(row[0], row[1]) for row in self.rows(f"describe {select}"))
+
+    def version_of(self, database: str, schema: str, name: str) -> TableVersion | None:
+        return None  # a transaction is a snapshot
+
+    def last_altered(self, database: str, schema: str, name: str) -> datetime | None:
+        return None  # the file's own time is that of any table's change
 
     def export(
         self, staged: str, columns: Sequence[str], storage: Storage, folder: str, shards: int

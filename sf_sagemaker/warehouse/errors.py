@@ -89,3 +89,27 @@ class UnreadableFile(WarehouseError):
 
 class IncomparableFingerprints(WarehouseError):
     """Two fingerprints made by different algorithms."""
+
+
+class WarehouseUnreachable(WarehouseError):
+    """The warehouse's service can't be reached over the network."""
+
+
+class LoginRefused(WarehouseError):
+    """Credentials that the warehouse doesn't accept, or no longer, or a role that isn't theirs."""
+
+
+class AccessDenied(WarehouseError):
+    """A statement for which the session's role has no privilege."""
+
+
+class ComputeUnavailable(WarehouseError):
+    """The warehouse's computing power can't be used: suspended, over its quota, or not there."""
+
+
+class IntegrationRefused(WarehouseError):
+    """The warehouse can't write to object storage the way it was told to."""
+
+
+class StatementStopped(WarehouseError):
+    """A statement that was cancelled, or that ran into its time limit."""

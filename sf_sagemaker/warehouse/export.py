@@ -11,12 +11,13 @@ import hashlib
 import json
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
 from sf_sagemaker.periods import Cadence, Window, parse_length, trailing_window
 from sf_sagemaker.storage import KeyExists, KeyMissing, Storage
+from sf_sagemaker.warehouse.catalog import pinned
 from sf_sagemaker.warehouse.dataset import (
     SPLITS,
     Column,
@@ -45,7 +46,7 @@ from sf_sagemaker.warehouse.manifests import (
     read_split,
     verify_files,
 )
-from sf_sagemaker.warehouse.selection import RowSums, Selection, select_rows
+from sf_sagemaker.warehouse.selection import RowSums, Selection, select_rows, sums_by_period
 from sf_sagemaker.warehouse.validation import (
     as_text,
     check_splits,
@@ -133,8 +134,9 @@ def export_dataset(
     period = cadence.period(partition)
     window = trailing_window(cadence, period, parse_length(spec.window))
     _remove_abandoned(storage, spec, partition)
-    with warehouse.reading() as session, session.transaction():
+    with warehouse.reading() as session, session.snapshot():
         selection = select_rows(session, spec, cadence.timezone)
+        selection = replace(selection, table=pinned(session, selection.table))
         if not accept_type_changes:
             _check_types(storage, selection, partition)
         counts = check_window(session, selection, window, period)
@@ -171,6 +173,7 @@ def export_dataset(
                 fingerprint=fingerprint,
                 sql=sql,
                 query_id=query_id,
+                source_version=selection.table.version.moment if selection.table.version else None,
                 export_seconds=round(time.monotonic() - started, 3),
             )
             _commit(storage, key, manifest)
@@ -195,7 +198,7 @@ def changed_periods(
     features = [column.name for column in manifest.features]
     start = datetime.fromisoformat(manifest.window.start)
     end = datetime.fromisoformat(manifest.window.end)
-    with warehouse.reading() as session, session.transaction():
+    with warehouse.reading() as session, session.snapshot():
         selection = select_rows(session, manifest.spec, cadence.timezone, features)
         algorithm = session.dialect.fingerprint_algorithm
         if manifest.fingerprint.algorithm != algorithm:
@@ -261,14 +264,7 @@ def _usable_by(selection: Selection, moment: datetime) -> str:
 def _sums_by_period(
     session: Session, selection: Selection, rows: str, cadence: Cadence
 ) -> dict[str, RowSums]:
-    """Row sums by partition key. Periods begin at midnight, so a day belongs to one of them."""
-    sums: dict[str, RowSums] = {}
-    for day, count, first, second in session.rows(selection.sums_by_day(rows)):
-        period = cadence.containing(datetime(day.year, day.month, day.day))
-        if period is not None:
-            part = RowSums(int(count), int(first) % 2**64, int(second) % 2**64)
-            sums[period.key] = sums.get(period.key, RowSums()) + part
-    return sums
+    return sums_by_period(session.rows(selection.sums_by_day(rows)), cadence)
 
 
 def _fingerprint(selection: Selection, sums: dict[str, RowSums]) -> Fingerprint:

@@ -94,6 +94,8 @@ def read_split(
     """
     import pyarrow
 
+    # A warehouse may have left columns of its own in the files.
+    columns = [column.name for column in manifest.columns] if columns is None else list(columns)
     tables: list[pyarrow.Table] = []
     wanted = manifest.rows(split) if limit is None else limit
     for file in (file for file in manifest.files if file.split == split):
@@ -101,13 +103,13 @@ def read_split(
         with open_parquet(storage, path) as parquet:
             # An empty table carries the schema where no file has rows.
             empty = parquet.schema_arrow.empty_table()
-            tables.append(empty if columns is None else empty.select(columns))
+            tables.append(empty.select(columns))
             try:
                 for batch in parquet.iter_batches(columns=columns):
                     if wanted <= 0:
                         break
                     rows = pyarrow.Table.from_batches([batch.slice(0, wanted)])
-                    tables.append(rows if columns is None else rows.select(columns))
+                    tables.append(rows.select(columns))
                     wanted -= tables[-1].num_rows
             except (pyarrow.ArrowInvalid, OSError) as error:
                 raise _corrupt(storage, path, "whole Parquet", str(error)) from error
@@ -120,16 +122,19 @@ def read_split(
 def open_parquet(storage: Storage, key: str) -> Iterator[pyarrow.parquet.ParquetFile]:
     """A Parquet file in storage, opened at its footer. Raises CorruptDataset."""
     import pyarrow
-    import pyarrow.fs
     import pyarrow.parquet
 
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(storage.uri(key))
     try:
-        parquet = pyarrow.parquet.ParquetFile(filesystem.open_input_file(path))
-    except (pyarrow.ArrowInvalid, OSError) as error:
+        file = storage.open(key)
+    except KeyMissing as error:
         raise _corrupt(storage, key, "whole Parquet", str(error)) from error
-    with parquet:
-        yield parquet
+    with file:
+        try:
+            parquet = pyarrow.parquet.ParquetFile(file)
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            raise _corrupt(storage, key, "whole Parquet", str(error)) from error
+        with parquet:
+            yield parquet
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
+from sf_sagemaker.periods import Cadence
 from sf_sagemaker.warehouse import sampling
 from sf_sagemaker.warehouse.catalog import Table, find_columns, get_relation
 from sf_sagemaker.warehouse.dataset import Column, DatasetSpec, Fingerprint, Kind, Role
@@ -48,6 +50,20 @@ class RowSums:
         return Fingerprint(
             algorithm=algorithm, value=f"{self.rows:x}-{self.first:016x}-{self.second:016x}"
         )
+
+
+def sums_by_period(days: Iterable[Sequence[Any]], cadence: Cadence) -> dict[str, RowSums]:
+    """Rows of (day, rows, sum, sum) by partition key; days outside the periods are left out.
+
+    Periods begin at midnight, so that a day belongs to one of them.
+    """
+    sums: dict[str, RowSums] = {}
+    for day, count, first, second in days:
+        period = cadence.containing(datetime(day.year, day.month, day.day))
+        if period is not None:
+            part = RowSums(int(count), int(first) % _HASH_SPACE, int(second) % _HASH_SPACE)
+            sums[period.key] = sums.get(period.key, RowSums()) + part
+    return sums
 
 
 @dataclass(frozen=True)

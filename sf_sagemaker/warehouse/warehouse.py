@@ -6,7 +6,7 @@ validation, export and landing are written once against them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,6 +34,14 @@ class SourceColumn:
 
     name: str
     data_type: str
+
+
+@dataclass(frozen=True)
+class TableVersion:
+    """One version of a table's rows: what a query puts behind the table's name, and its moment."""
+
+    clause: str
+    moment: str
 
 
 class Dialect(Protocol):
@@ -105,7 +113,12 @@ class Session(Protocol):
     def dialect(self) -> Dialect: ...
 
     def transaction(self) -> AbstractContextManager[None]:
-        """One snapshot for what is read, all or nothing for what is written."""
+        """All or nothing for what is written."""
+        ...
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """What is read within comes from one state of the warehouse, by itself where transactions
+        are snapshots, or else for tables that are read at their `version_of`."""
         ...
 
     def execute(self, sql: str) -> None: ...
@@ -114,8 +127,24 @@ class Session(Protocol):
 
     def arrow(self, sql: str) -> pyarrow.Table: ...
 
+    def batches(self, sql: str, rows: int) -> Iterator[pyarrow.RecordBatch]:
+        """The rows of a query in parts of up to `rows`, few of which are in memory at a time."""
+        ...
+
     def describe(self, select: str) -> tuple[SourceColumn, ...]:
         """The columns that a query gives."""
+        ...
+
+    def version_of(self, database: str, schema: str, name: str) -> TableVersion | None:
+        """The version that a relation, exactly named, has now, so that several queries read the same.
+
+        None for a view, for a table whose earlier versions aren't kept, and for a warehouse whose
+        transactions are snapshots already.
+        """
+        ...
+
+    def last_altered(self, database: str, schema: str, name: str) -> datetime | None:
+        """When a relation, exactly named, changed last, in UTC; None where nothing records it."""
         ...
 
     def export(

@@ -119,11 +119,20 @@ class Warehouse:
 
 
 def empty_warehouse(folder: Path) -> Warehouse:
-    """A warehouse in a folder of its own, whose raw tables have no rows yet."""
+    """A warehouse in a folder of its own; what isn't dbt's to make is there, and has no rows yet."""
     warehouse = Warehouse(folder / "warehouse.duckdb", folder)
     warehouse.execute("create schema raw")
     warehouse.execute(f"create table raw.house_sales as from '{SALES}' limit 0")
     warehouse.execute(f"create table raw.incident_reports as from '{REPORTS}' limit 0")
+    warehouse.execute("create schema predictions")
+    warehouse.execute(
+        """
+        create table predictions.house_prices (
+            period date, parcel_id bigint, sale_date date, prediction double,
+            model_version bigint, training_job varchar, predicted_at timestamp
+        )
+        """
+    )
     return warehouse
 
 
