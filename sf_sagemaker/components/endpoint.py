@@ -1,0 +1,226 @@
+"""The asset `<model>/endpoint`: the champion behind an HTTP endpoint, its check, and what follows it."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import dagster as dg
+
+from sf_sagemaker.components.attributes import AssetAttributes
+from sf_sagemaker.components.endpoint_attributes import Endpoint
+from sf_sagemaker.containers.serving.golden import golden_request
+from sf_sagemaker.lifecycle.champions import Champion, champion_model, read_champions
+from sf_sagemaker.serving.endpoint import (
+    EndpointDescription,
+    EndpointHost,
+    ServedModel,
+    endpoint_name,
+    model_label,
+)
+from sf_sagemaker.serving.errors import EndpointNotFound, EndpointUnreachable, NoChampion
+from sf_sagemaker.serving.following import Standing, cause_of, decide
+from sf_sagemaker.storage import Storage
+from sf_sagemaker.training.platform import TrainingPlatform
+
+GOLDEN_CHECK = "golden_rows"
+EPISODE_TAG = "sf_sagemaker/endpoint_episode"
+
+_HEALTH_SECONDS = 30  # between two looks at the endpoint, by the sensor
+
+Program = Literal["xgboost", "llm"]
+
+
+def endpoint_definitions(
+    *,
+    model: str,
+    program: Program,
+    champion_key: dg.AssetKey,
+    endpoint: Endpoint,
+    attributes: AssetAttributes,
+) -> dg.Definitions:
+    """The asset with its check, and the sensor `<model>_endpoint` unless it isn't to follow."""
+    asset, check = _endpoint(model, program, champion_key, endpoint, attributes)
+    sensors = [_sensor(model, asset.key, attributes)] if endpoint.follow_champion else []
+    return dg.Definitions(assets=[asset], asset_checks=[check], sensors=sensors)
+
+
+def _endpoint(
+    model: str,
+    program: Program,
+    champion_key: dg.AssetKey,
+    endpoint: Endpoint,
+    attributes: AssetAttributes,
+) -> tuple[dg.AssetsDefinition, dg.AssetChecksDefinition]:
+    key = dg.AssetKey([model, "endpoint"])
+    name = endpoint_name(model)
+
+    @dg.asset(
+        key=key,
+        description=(
+            f"The champion of {model} behind an HTTP endpoint: GET /ping, POST /invocations. "
+            "Materializing it deploys the champion, without failing a request, unless that is what "
+            "answers already. A deployment that fails leaves the model before it in service."
+        ),
+        deps=[champion_key],
+        group_name=attributes.group,
+        owners=attributes.owners,
+        tags=attributes.tags,
+        kinds={"api"},
+    )
+    def endpoint_asset(
+        context: dg.AssetExecutionContext,
+        storage: dg.ResourceParam[Storage],
+        endpoint_host: dg.ResourceParam[EndpointHost],
+    ) -> dg.MaterializeResult:
+        champion = _champion(storage, model)
+        served = _served(storage, champion, program)
+        deployment = endpoint_host.deploy(name, served, endpoint.options())
+        description = deployment.description
+        if not deployment.changed:
+            context.log.info(f"{served.label} answers at {description.address} already")
+        return dg.MaterializeResult(
+            metadata={**_metadata(description, champion), "changed": deployment.changed},
+            data_version=dg.DataVersion(served.label),
+        )
+
+    @dg.asset_check(
+        asset=key,
+        name=GOLDEN_CHECK,
+        description="The live endpoint serves the champion, and predicts for the golden rows of its "
+        "model card what it predicted when it was trained.",
+    )
+    def golden_rows(
+        storage: dg.ResourceParam[Storage],
+        training_platform: dg.ResourceParam[TrainingPlatform],
+        endpoint_host: dg.ResourceParam[EndpointHost],
+    ) -> dg.AssetCheckResult:
+        champion = _champion(storage, model)
+        served = _served(storage, champion, program)
+        return _golden_result(name, served, training_platform, endpoint_host)
+
+    return endpoint_asset, golden_rows
+
+
+def _golden_result(
+    name: str, served: ServedModel, platform: TrainingPlatform, host: EndpointHost
+) -> dg.AssetCheckResult:
+    with tempfile.TemporaryDirectory() as scratch:
+        golden = golden_request(platform.fetch_artifact(served.training_job, Path(scratch)))
+    metadata: dict[str, Any] = {"champion": served.label, "rows": golden.rows if golden else 0}
+    if golden is None:
+        return dg.AssetCheckResult(
+            passed=False,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={**metadata, "reason": "the model card has no golden rows"},
+        )
+    try:
+        reply = host.invoke(name, golden.body)
+    except (EndpointNotFound, EndpointUnreachable) as error:
+        return dg.AssetCheckResult(passed=False, metadata={**metadata, "reason": str(error)})
+    metadata["version"] = reply.version or "unknown"
+    if reply.status != 200:
+        reason = f"the endpoint answers with status {reply.status}: {_error(reply.body)}"
+    elif reply.version != served.label:
+        reason = f"{reply.version} answers, and the champion is {served.label}"
+    else:
+        reason = golden.difference(reply.body)
+    return dg.AssetCheckResult(
+        passed=reason is None,
+        metadata={**metadata, "reason": reason or "every golden row is predicted as in training"},
+    )
+
+
+def _sensor(model: str, key: dg.AssetKey, attributes: AssetAttributes) -> dg.SensorDefinition:
+    name = endpoint_name(model)
+
+    @dg.sensor(
+        name=f"{model}_endpoint",
+        target=dg.AssetSelection.assets(key),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=_HEALTH_SECONDS,
+        description=f"Deploys the champion of {model} when the endpoint serves another model, or is "
+        "down. Says at each tick what answers, and since when.",
+    )
+    def sensor(
+        context: dg.SensorEvaluationContext,
+        storage: dg.ResourceParam[Storage],
+        endpoint_host: dg.ResourceParam[EndpointHost],
+    ) -> dg.RunRequest | dg.SkipReason:
+        log = read_champions(storage, model)
+        try:
+            description = endpoint_host.describe(name)
+        except EndpointNotFound:
+            description = None
+        label = model_label(log[-1].version, log[-1].training_job) if log else None
+        standing = Standing(label, description)
+        cause = cause_of(standing)
+        runs = []
+        if cause is not None:
+            episode = f"{model} {cause.episode}"
+            runs = context.instance.get_runs(dg.RunsFilter(tags={EPISODE_TAG: episode}))
+        decision = decide(
+            standing,
+            cause,
+            running=any(not run.is_finished for run in runs),
+            failed_runs=sum(run.is_finished for run in runs),
+        )
+        if decision.alert:
+            context.log.warning(f"{model}: {decision.reason}")
+        if cause is None or not decision.deploy:
+            return dg.SkipReason(decision.reason)
+        episode = f"{model} {cause.episode}"
+        return dg.RunRequest(
+            run_key=f"{episode} {len(runs) + 1}",
+            asset_selection=[key],
+            tags={**attributes.tags, EPISODE_TAG: episode},
+        )
+
+    return sensor
+
+
+def _champion(storage: Storage, model: str) -> Champion:
+    log = read_champions(storage, model)
+    if not log:
+        raise NoChampion(
+            f"{model} has no champion to serve: materialize {model}/champion, which promotes the "
+            "first trained model"
+        )
+    return log[-1]
+
+
+def _served(storage: Storage, champion: Champion, program: Program) -> ServedModel:
+    registered = champion_model(storage, champion)
+    return ServedModel(
+        model=champion.model,
+        version=champion.version,
+        training_job=champion.training_job,
+        artifact_uri=registered.artifact_uri,
+        program=program,
+    )
+
+
+def _metadata(description: EndpointDescription, champion: Champion) -> Mapping[str, Any]:
+    metadata: dict[str, Any] = {
+        "address": dg.MetadataValue.url(description.address or ""),
+        "state": str(description.state),
+        "version": champion.version,
+        "training_job": champion.training_job,
+        "partition": champion.partition,
+        "restarts": description.restarts,
+    }
+    if description.since is not None:
+        metadata["since"] = dg.MetadataValue.timestamp(description.since)
+    if description.failure is not None:
+        metadata["failure"] = description.failure
+    if description.log is not None:
+        metadata["log"] = dg.MetadataValue.path(description.log)
+    return metadata
+
+
+def _error(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return repr(body[:200])

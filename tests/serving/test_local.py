@@ -1,0 +1,227 @@
+"""A local endpoint: deployed, replaced, killed, failed, stopped."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from serving.models import ROW, Artifacts
+from sf_sagemaker.serving.endpoint import (
+    Deployment,
+    EndpointOptions,
+    EndpointState,
+    Reply,
+    ServedModel,
+)
+from sf_sagemaker.serving.errors import (
+    DeploymentFailed,
+    EndpointNotFound,
+    EndpointUnreachable,
+    InvalidEndpoint,
+)
+from sf_sagemaker.serving.local import LocalEndpointHost
+from sf_sagemaker.serving.local_folder import EndpointFolder
+
+pytestmark = pytest.mark.slow
+
+BODY = json.dumps({"instances": [ROW]}).encode()
+
+
+def deploy(
+    host: LocalEndpointHost, version: int, job: str, options: EndpointOptions | None = None
+) -> Deployment:
+    model = ServedModel("houses", version, job, "", "xgboost")
+    return host.deploy("houses", model, options or EndpointOptions())
+
+
+def ask(host: LocalEndpointHost) -> Reply:
+    return host.invoke("houses", BODY)
+
+
+def folder_of(host: LocalEndpointHost) -> EndpointFolder:
+    return EndpointFolder(host.root / "houses")
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def kill(process: int | None) -> None:
+    assert process is not None
+    os.kill(process, signal.SIGKILL)
+
+
+def test_a_model_is_served_and_replaced_at_the_same_address(
+    host: LocalEndpointHost, artifacts: Artifacts
+) -> None:
+    artifacts.add("job-1")
+    artifacts.add("job-2", level=0.5)
+    first = deploy(host, 1, "job-1")
+    assert first.changed
+    assert first.description.state is EndpointState.IN_SERVICE
+    assert first.description.version == "1/job-1"
+    old = ask(host)
+    assert (old.status, old.version) == (200, "1/job-1")
+
+    assert not deploy(host, 1, "job-1").changed
+    second = deploy(host, 2, "job-2")
+    assert second.changed
+    assert second.description.address == first.description.address
+    new = ask(host)
+    assert (new.status, new.version) == (200, "2/job-2")
+    prices = [json.loads(r.body)["predictions"][0]["prediction"] for r in (old, new)]
+    assert prices[1] == pytest.approx(1.65 * prices[0], rel=0.1)
+    # What is no longer served takes no room.
+    assert folder_of(host).numbers() == [2]
+
+    host.stop("houses")
+    assert host.describe("houses").state is EndpointState.STOPPED
+    with pytest.raises(EndpointUnreachable, match="doesn't answer"):
+        ask(host)
+    again = deploy(host, 2, "job-2")
+    assert again.changed
+    assert again.description.address == first.description.address
+
+
+def test_a_deployment_that_fails_leaves_the_one_before_it(
+    host: LocalEndpointHost, artifacts: Artifacts
+) -> None:
+    artifacts.add("good")
+    model = artifacts.add("cut-short") / "model.ubj"
+    model.write_bytes(model.read_bytes()[:500])
+    golden = json.loads((artifacts.add("changed") / "model-card.json").read_text())["golden_rows"]
+    golden[0]["prediction"] *= 2
+    artifacts.change_card("changed", golden_rows=golden)
+    artifacts.add("of-another-version")
+    artifacts.change_card("of-another-version", library_versions={"xgboost": "1.7.6"})
+
+    with pytest.raises(DeploymentFailed, match=r"not a whole model.*Nothing answers"):
+        deploy(host, 1, "cut-short")
+    deploy(host, 2, "good")
+    for job, cause in {
+        "cut-short": "not a whole model",
+        "changed": "golden rows",
+        "of-another-version": "xgboost 1.7.6",
+    }.items():
+        with pytest.raises(DeploymentFailed, match=f"{cause}.*Version 2/good answers as before"):
+            deploy(host, 3, job)
+        description = host.describe("houses")
+        assert description.state is EndpointState.IN_SERVICE
+        assert cause in (description.failure or "")
+        assert ask(host).version == "2/good"
+    with pytest.raises(DeploymentFailed, match=r"wasn't ready within 0\.1 s"):
+        deploy(host, 3, "good", EndpointOptions(start_timeout=timedelta(seconds=0.1)))
+    assert ask(host).version == "2/good"
+    artifacts.add("better", level=0.1)
+    deploy(host, 4, "better")
+    assert host.describe("houses").failure is None
+    assert ask(host).version == "4/better"
+
+
+def test_a_server_that_is_killed_is_started_anew(
+    host: LocalEndpointHost, artifacts: Artifacts
+) -> None:
+    artifacts.add("job-1")
+    deploy(host, 1, "job-1")
+    before = folder_of(host).status().server
+    kill(before)
+    # A request that comes while nothing serves waits for the one that will.
+    assert ask(host).version == "1/job-1"
+    until(lambda: host.describe("houses").state is EndpointState.IN_SERVICE)
+    description = host.describe("houses")
+    assert description.restarts == 1
+    assert folder_of(host).status().server not in (None, before)
+
+
+def test_a_server_that_hangs_is_killed_and_started_anew(
+    host: LocalEndpointHost, artifacts: Artifacts
+) -> None:
+    artifacts.add("job-1")
+    deploy(host, 1, "job-1")
+    hung = folder_of(host).status().server
+    assert hung is not None
+    os.kill(hung, signal.SIGSTOP)
+    until(lambda: host.describe("houses").restarts == 1, seconds=40)
+    assert "missed 3 pings" in (folder_of(host).status().lost or "")
+    until(lambda: host.describe("houses").state is EndpointState.IN_SERVICE)
+    assert ask(host).status == 200
+
+
+def test_a_supervisor_that_is_killed_is_reported_and_replaced(
+    host: LocalEndpointHost, artifacts: Artifacts
+) -> None:
+    artifacts.add("job-1")
+    bad = artifacts.add("bad") / "model.ubj"
+    bad.write_bytes(b"")
+    address = deploy(host, 1, "job-1").description.address
+    kill(folder_of(host).status().supervisor)
+    until(lambda: host.describe("houses").state is EndpointState.FAILED)
+    assert "its supervisor is gone" in (host.describe("houses").failure or "")
+    until(lambda: not folder_of(host).alive())  # its server ends with it
+    # Even a deployment that fails brings back what was served before.
+    with pytest.raises(DeploymentFailed):
+        deploy(host, 2, "bad")
+    until(lambda: host.describe("houses").state is EndpointState.IN_SERVICE)
+    assert ask(host).version == "1/job-1"
+    kill(folder_of(host).status().supervisor)
+    until(lambda: host.describe("houses").state is EndpointState.FAILED)
+    again = deploy(host, 1, "job-1")
+    assert again.changed
+    assert again.description.address == address
+    assert ask(host).version == "1/job-1"
+
+
+def test_ports(host: LocalEndpointHost, artifacts: Artifacts) -> None:
+    artifacts.add("job-1")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(DeploymentFailed, match=rf"127\.0\.0\.1:{port}: .*in use"):
+            deploy(host, 1, "job-1", EndpointOptions(port=port))
+    moved = deploy(host, 1, "job-1", EndpointOptions(port=port))
+    assert moved.description.address == f"http://127.0.0.1:{port}/invocations"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        other = probe.getsockname()[1]
+    assert deploy(host, 1, "job-1", EndpointOptions(port=other)).changed
+    assert ask(host).status == 200
+    with socket.socket() as closed, pytest.raises(ConnectionRefusedError):
+        closed.connect(("127.0.0.1", port))
+
+
+def test_an_endpoint_whose_folder_is_deleted_ends(
+    host: LocalEndpointHost, artifacts: Artifacts
+) -> None:
+    artifacts.add("job-1")
+    deploy(host, 1, "job-1")
+    server = folder_of(host).status().server
+    assert server is not None
+    shutil.rmtree(host.root)
+    until(lambda: not _lives(server))
+
+
+def test_names_and_endpoints_that_are_none(host: LocalEndpointHost) -> None:
+    with pytest.raises(EndpointNotFound, match="nothing was deployed"):
+        host.describe("houses")
+    with pytest.raises(InvalidEndpoint, match="house_prices"):
+        host.describe("house_prices")
+    with pytest.raises(InvalidEndpoint):
+        host.describe("../houses")
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
