@@ -12,10 +12,10 @@ extras := dev$(if $(filter-out 0,$(LLM)),$(comma)llm)
 installed := .venv/installed-$(if $(filter-out 0,$(LLM)),with-llm,without-llm)
 python := .venv/bin/python
 
-.PHONY: help install demo decay dev test test-fast bench lint constraints clean
+.PHONY: help install demo decay dev check-production test test-fast bench lint constraints clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 install: $(installed)  ## the virtual environment .venv with everything in it
 
@@ -48,6 +48,9 @@ decay: $(installed) $(DAGSTER_HOME)/dagster.yaml  ## models of every week of hou
 dev: $(installed) $(DAGSTER_HOME)/dagster.yaml  ## the Dagster UI on http://127.0.0.1:3000
 	.venv/bin/dg dev --host 127.0.0.1
 
+check-production: $(installed)  ## whether Snowflake and AWS are set up as docs/production.md says
+	SF_SAGEMAKER_DEPLOYMENT=aws $(python) -m sf_sagemaker.commands.check_production
+
 test: $(installed)  ## all tests, slow ones included
 	$(python) -m pytest
 
@@ -55,7 +58,7 @@ test-fast: $(installed)  ## the tests that take less than five seconds each
 	$(python) -m pytest -m 'not slow'
 
 # Each says in its docstring what it compares; policy ends with status 1 where its floor isn't met.
-benchmarks := loading chain backfill large retraining_tick coverage policy
+benchmarks := loading chain backfill large retraining_tick coverage policy serving snowflake_export
 
 bench: $(installed)  ## benchmarks, as ratios measured side by side; takes most of an hour
 	for name in $(benchmarks); do echo "$$name"; $(python) -m benchmarks.$$name || exit; done

@@ -1,11 +1,19 @@
 """The code location: what defs/ describes, bound to the deployment's resources."""
 
+import warnings
 from pathlib import Path
+from typing import cast
 
 import dagster as dg
 
 from sf_sagemaker import deployment
 from sf_sagemaker.components.model_component import check_partitions
+from sf_sagemaker.components.orphaned_jobs import orphaned_jobs_sensor
+from sf_sagemaker.training.platform import TrainingPlatform
+
+# Which of Dagster's features are young is known here; each start would say it dozens of times.
+for notice in (dg.BetaWarning, dg.PreviewWarning):
+    warnings.filterwarnings("ignore", category=notice)
 
 
 @dg.definitions
@@ -16,9 +24,16 @@ def defs() -> dg.Definitions:
     integration to document its components, which would make each run worker wait for Snowflake's.
     """
     here = Path(__file__).parent
+    resources = deployment.resources()
+    platform = cast("TrainingPlatform", resources["training_platform"])
     definitions = dg.Definitions.merge(
         dg.ComponentTree.for_project(here).build_defs(here / "defs"),
-        dg.Definitions(resources=deployment.resources(), executor=dg.in_process_executor),
+        dg.Definitions(
+            resources=resources,
+            executor=dg.in_process_executor,
+            # A job that nobody waits for costs nothing on this machine but time.
+            sensors=[orphaned_jobs_sensor()] if platform.bills else [],
+        ),
     )
     check_partitions(definitions)
     return definitions

@@ -74,6 +74,7 @@ def own_deployment(home: Path) -> Iterator[dg.DagsterInstance]:
     """The local deployment in a folder of its own, and a Dagster instance in there."""
     (home / "dagster").mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SF_SAGEMAKER_DEPLOYMENT", raising=False)
         patch.setenv("SF_SAGEMAKER_HOME", str(home))
         patch.setenv("DO_NOT_TRACK", "1")
         with dg.DagsterInstance.local_temp(str(home / "dagster")) as instance:

@@ -13,7 +13,6 @@ from typing import Any
 
 import dagster as dg
 
-from sf_sagemaker import deployment
 from sf_sagemaker.commands.runs import (
     Runs,
     StepFailed,
@@ -49,10 +48,16 @@ def main(*, with_llm: bool) -> int:
     print("\n" + "\n\n".join(tables))
     print(
         f"\nBuilt in {time.monotonic() - started:.0f} s. The models lie in "
-        f"{deployment.home() / 'storage' / 'training-jobs'}/<training job>/output/model.tar.gz\n"
+        f"{_models(runs.definitions)}/<training job>/output/model.tar.gz\n"
         "`make dev` opens it in the Dagster UI: http://127.0.0.1:3000"
     )
     return 0
+
+
+def _models(definitions: dg.Definitions) -> str:
+    """Where training jobs leave their models, in whatever storage the deployment has."""
+    storage: Any = (definitions.resources or {})["storage"]
+    return storage.uri("training-jobs").removeprefix("file://")
 
 
 def _house_prices(runs: Runs) -> str:

@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -90,8 +89,6 @@ def open_runs() -> Iterator[Runs]:
     """The code location and the instance of DAGSTER_HOME."""
     from sf_sagemaker.definitions import defs
 
-    for category in (dg.BetaWarning, dg.PreviewWarning):  # for authors, not for viewers
-        warnings.simplefilter("ignore", category)
     with dg.DagsterInstance.get() as instance:
         yield Runs(defs(), instance)
 

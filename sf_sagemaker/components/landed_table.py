@@ -42,6 +42,10 @@ class LandedTable(Component):
 
     _owners = owners_validator()
 
+    @property
+    def asset_key(self) -> dg.AssetKey:
+        return dg.AssetKey(self.table.split("."))
+
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """One asset."""
         schema, name = self.table.split(".")
@@ -51,9 +55,9 @@ class LandedTable(Component):
         cadence = self.partitions.cadence()
 
         @dg.asset(
-            key=[schema, name],
+            key=self.asset_key,
             description=self.description,
-            group_name=self.group or schema,
+            group_name=self.group or self.asset_key.path[0],
             owners=self.owners,
             tags=self.tags,
             kinds={"parquet", "table"},

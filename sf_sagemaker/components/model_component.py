@@ -24,10 +24,21 @@ from sf_sagemaker.components.component import (
 )
 from sf_sagemaker.components.dbt_models import find_model
 from sf_sagemaker.components.decay_curve import decay_curve
+from sf_sagemaker.components.endpoint import endpoint_definitions
+from sf_sagemaker.components.endpoint_attributes import Endpoint, Predictions
 from sf_sagemaker.components.errors import invalid_attribute, suggest
 from sf_sagemaker.components.evaluation import evaluation
-from sf_sagemaker.components.lifecycle_attributes import Decay, Evaluation, InputDrift, Promotion
+from sf_sagemaker.components.landed_table import LandedTable
+from sf_sagemaker.components.lifecycle_attributes import (
+    Decay,
+    Evaluation,
+    InputDrift,
+    Promotion,
+    Update,
+)
 from sf_sagemaker.components.model_state import RetrainedModel
+from sf_sagemaker.components.observed_table import observed_table
+from sf_sagemaker.components.predictions import predictions
 from sf_sagemaker.components.replay import replay_sensor
 from sf_sagemaker.components.retraining import retraining_definitions, retraining_policy
 from sf_sagemaker.components.trained_model import ModelKind, trained_model
@@ -46,6 +57,19 @@ class Table(Attributes):
         description="schema.table or database.schema.table.",
         examples=["analytics.churn_features"],
     )
+    freshness: Freshness | None = Field(
+        default=None, description="How long ago its newest change may be; no limit without it."
+    )
+
+    @property
+    def relation(self) -> Relation:
+        *database, schema, name = self.table.split(".")
+        return Relation(database=database[0] if database else None, schema_name=schema, name=name)
+
+    @property
+    def asset_key(self) -> dg.AssetKey:
+        """The key that a raw table landed here would have, too."""
+        return dg.AssetKey([part.lower() for part in self.table.split(".")[-2:]])
 
 
 class ModelComponent(Component):
@@ -79,6 +103,9 @@ class ModelComponent(Component):
     partitions: Partitions = Field(description="Periods; the same as those of the source.")
     sample: Sample = Field(description="Window, fraction, seed and splits of the training dataset.")
     compute: Compute = Field(default=Compute(), description="What the training job runs on.")
+    update: Update = Field(
+        default=Update(), description="When a period that has ended is landed and evaluated."
+    )
     evaluation: Evaluation = Field(
         default=Evaluation(), description="How the model is judged on later rows."
     )
@@ -88,6 +115,12 @@ class ModelComponent(Component):
     )
     promotion: Promotion = Field(
         default=Promotion(), description="When a challenger takes over from the champion."
+    )
+    endpoint: Endpoint | None = Field(
+        default=None, description="The champion behind an HTTP endpoint; none without it."
+    )
+    predictions: Predictions | None = Field(
+        default=None, description="Scores each period by the champion in force; not without it."
     )
     freshness: Freshness | None = Field(
         default=None, description="How old dataset and model may grow; no limit without it."
@@ -160,11 +193,7 @@ class ModelComponent(Component):
         Raises InvalidAttribute for a dbt model that isn't there, or that doesn't have a column.
         """
         if isinstance(self.source, Table):
-            *database, schema, name = self.source.table.split(".")
-            relation = Relation(
-                database=database[0] if database else None, schema_name=schema, name=name
-            )
-            return relation, dg.AssetKey([schema.lower(), name.lower()])
+            return self.source.relation, self.source.asset_key
         node, key = find_model(context, "source", self.source)
         self._check_columns(context, list(node["columns"]))
         return Relation(schema_name=node["schema"], name=node["alias"]), key
@@ -237,12 +266,22 @@ class ModelComponent(Component):
             attributes=attributes,
         )
         assets = RetrainedModel(self.name, source_key, dataset.key, model.key, in_force.key)
+        with _located(context, "update.offset"):
+            updates = update_definitions(
+                assets,
+                evaluated.key,
+                partitions=self.partitions,
+                update=self.update,
+                tags=self.tags,
+            )
         return dg.Definitions.merge(
             dg.Definitions(
                 assets=[dataset, model, evaluated, in_force, curve], asset_checks=[window_unchanged]
             ),
+            self._served(kind, spec, source_key, in_force.key, attributes),
+            self._observed_source(context, source_key),
             self._training_job(assets),
-            update_definitions(assets, evaluated.key, partitions=self.partitions, tags=self.tags),
+            updates,
             dg.Definitions(
                 sensors=[
                     replay_sensor(
@@ -265,6 +304,64 @@ class ModelComponent(Component):
                 retraining=self.retraining,
                 tags=self.tags,
             ),
+        )
+
+    def _served(
+        self,
+        kind: ModelKind,
+        spec: DatasetSpec,
+        source_key: dg.AssetKey,
+        champion_key: dg.AssetKey,
+        attributes: AssetAttributes,
+    ) -> dg.Definitions:
+        """What the champion is used for, where that is asked for."""
+        served = dg.Definitions()
+        if self.endpoint is not None and self.endpoint.enabled:
+            served = endpoint_definitions(
+                model=self.name,
+                program=kind.program,
+                champion_key=champion_key,
+                endpoint=self.endpoint,
+                attributes=attributes,
+            )
+        if self.predictions is not None and self.predictions.enabled:
+            scored = predictions(
+                spec=spec,
+                program=kind.program,
+                champion_key=champion_key,
+                source_key=source_key,
+                options=self.predictions,
+                attributes=attributes,
+            )
+            served = dg.Definitions.merge(served, dg.Definitions(assets=[scored]))
+        return served
+
+    def _observed_source(
+        self, context: dg.ComponentLoadContext, source_key: dg.AssetKey
+    ) -> dg.Definitions:
+        """The asset of a table that is neither built nor landed here, and what watches it.
+
+        The first of several models on one table brings it.
+        """
+        if not isinstance(self.source, Table):
+            return dg.Definitions()
+        tree = context.component_tree
+        landed = [table.asset_key for table in tree.get_all_components(LandedTable)]
+        sharing = [
+            model.name
+            for model in tree.get_all_components(ModelComponent)
+            if isinstance(model.source, Table) and model.source.asset_key == source_key
+        ]
+        if source_key in landed or sharing[:1] != [self.name]:
+            return dg.Definitions()
+        return observed_table(
+            source_key,
+            self.source.relation,
+            event_time=self.event_time,
+            cadence=self.partitions.cadence(),
+            partitions_def=self.partitions.definition(),
+            freshness_policy=self.source.freshness.policy() if self.source.freshness else None,
+            group=source_key.path[0],
         )
 
     def _training_job(self, assets: RetrainedModel) -> dg.Definitions:

@@ -1,6 +1,6 @@
 """Steps over a range of partitions: each partition stands or falls alone."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,7 +16,14 @@ _WAIT_SECONDS = 1.0
 
 
 class PartitionsFailed(SfSagemakerError):
-    """Some partitions of a range failed, and the others were materialized."""
+    """Some partitions of a range failed, and the others were materialized.
+
+    It is permanent where all of the failures are.
+    """
+
+    def __init__(self, message: str, failures: Collection[Exception]) -> None:
+        super().__init__(message)
+        self.permanent = all(getattr(failure, "permanent", False) for failure in failures)
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,8 @@ def materialize_each(
         reasons = "\n".join(f"{key}: {error}" for key, error in sorted(failed.items()))
         raise PartitionsFailed(
             f"{len(failed)} of {len(keys)} partitions of {context.asset_key.to_user_string()} failed, "
-            f"and the others were materialized. Launch these again:\n{reasons}"
+            f"and the others were materialized. Launch these again:\n{reasons}",
+            failed.values(),
         ) from next(iter(failed.values()))
     for key, one in built.items():
         context.add_asset_metadata(one.metadata, partition_key=key)

@@ -78,3 +78,16 @@ def test_loading_needs_no_heavy_module() -> None:
         check=True,
     )
     assert found.stdout.strip() == "[]", found.stdout
+
+
+def test_loading_is_quiet_about_young_features_of_dagster_and_about_nothing_else() -> None:
+    code = (
+        "import warnings; import dagster as dg; from sf_sagemaker.definitions import defs; "
+        "defs().get_repository_def(); warnings.warn('a notice', dg.SupersessionWarning)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert "in beta" not in told.stderr, told.stderr
+    assert "in preview" not in told.stderr, told.stderr
+    assert "SupersessionWarning: a notice" in told.stderr

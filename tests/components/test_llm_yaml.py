@@ -62,11 +62,13 @@ def test_a_right_one_makes_dataset_model_checks_and_job(project: Project, text: 
     graph = definitions.resolve_asset_graph()
     assert graph.get(MODEL).parent_keys == {DATASET}
     assert graph.get(DATASET).parent_keys == {dg.AssetKey(["features", "incident_triage_examples"])}
-    assert {key.name for key in graph.asset_check_keys} == {
+    asks = {"retraining"} if "mode: automatic" in text else set()
+    assert {key.name for key in graph.asset_check_keys} == asks | {
         "beats_baseline",
         "window_unchanged",
         "decay",
         "input_drift",
+        "comparison",
         "freshness_window",
     }
     assert graph.get(MODEL).owners == ["team:analytics"]

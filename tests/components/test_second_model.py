@@ -7,6 +7,7 @@ import duckdb
 import pytest
 
 from locations import Location, Project, failure_of, metadata_of
+from sf_sagemaker import deployment
 
 pytestmark = pytest.mark.slow
 
@@ -124,3 +125,29 @@ def test_a_missing_baseline_column_fails_before_a_job_is_started(churn: Location
     assert not result.success
     assert "baseline_by is 'plan'" in failure_of(result)
     assert not (churn.home / "storage" / "training-jobs").exists()
+
+
+def test_a_table_of_two_models_is_watched_once(
+    project: Project, located: Callable[[], Location]
+) -> None:
+    project.add("churn", CHURN)
+    project.add("winback", CHURN.replace("name: churn", "name: winback"))
+    location = located()
+    subscriptions(location)
+    repository = location.definitions.get_repository_def()
+    [table] = [
+        spec
+        for spec in location.definitions.resolve_all_asset_specs()
+        if spec.key == dg.AssetKey(["analytics", "subscriptions"])
+    ]
+    assert "analytics.subscriptions" in str(table.description)
+    sensor = repository.get_sensor_def("analytics_subscriptions_changes")
+    with dg.build_sensor_context(
+        instance=location.instance,
+        repository_def=repository,
+        resources={"warehouse": deployment.resources()["warehouse"]},
+    ) as context:
+        ticked = sensor.evaluate_tick(context)
+    assert [event.partition for event in ticked.asset_events] == [
+        f"2023-{month:02d}-01" for month in range(1, 13)
+    ]

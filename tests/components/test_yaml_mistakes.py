@@ -18,6 +18,7 @@ attributes:
   sample: {window: 17 weeks, fraction: 1.0, seed: 7}
   hyperparameters: {objective: "reg:squarederror", num_round: 20}
   evaluation: {metric: median_absolute_percentage_error, baseline_by: zip_code}
+  compute: {instance_type: ml.m5.xlarge}
 """
 
 
@@ -70,6 +71,30 @@ def test_the_example_loads(project):
         ("metric: median_absolute_percentage_error", "metric: auc", 13, ["evaluation.metric", "auc"]),
         ("target: price", "target: price\n  input_drift: {ignore: [sold]}", 9,
          ["attributes.input_drift.ignore", "no column 'sold'"]),
+        ("ml.m5.xlarge", "m5.xlarge", 14, ["compute.instance_type", "such as ml.m5.xlarge"]),
+        ("ml.m5.xlarge", "ml.m5.xlarge, kms_key: a key", 14, ["compute.kms_key", "ARN of a KMS key"]),
+        ("ml.m5.xlarge", "ml.m5.xlarge, instance_counts: 2", 14,
+         ["compute.instance_counts", "did you mean 'instance_count'"]),
+        ("ml.m5.xlarge", "ml.m5.xlarge, instance_count: 0", 14, ["compute.instance_count", "at least 1"]),
+        ("ml.m5.xlarge", "ml.m5.xlarge, max_runtime: 40 days", 14, ["compute.max_runtime", "28 days"]),
+        ("ml.m5.xlarge", "ml.m5.xlarge, max_wait: 2 hours", 14, ["compute", "spot: true"]),
+        ("ml.m5.xlarge", "ml.m5.xlarge, spot: true, max_wait: 1 minute", 14,
+         ["compute", "at least max_runtime, 1 hour"]),
+        ("ml.m5.xlarge", "ml.m5.xlarge, spot: true, keep_alive: 1 minute", 14, ["keep_alive", "exclude"]),
+        ("ml.m5.xlarge", "ml.m5.xlarge, keep_alive: 2 hours", 14, ["keep_alive", "at most 1 hour"]),
+        ("ml.m5.xlarge", "ml.m5.xlarge, volume_size: 0", 14, ["compute.volume_size", "at least 1"]),
+        ("ml.m5.xlarge", "ml.m5.xlarge, subnets: [subnet-0123456789abcdef0]", 14,
+         ["security_groups", "go together"]),
+        ("ml.m5.xlarge", "ml.m5.xlarge, subnets: [vpc-1], security_groups: [sg-01234567]", 14,
+         ["compute.subnets", "'vpc-1'", "subnet-0123456789abcdef0"]),
+        ("ml.m5.xlarge",
+         "ml.m5.xlarge, default_subnets: true, subnets: [subnet-01234567], security_groups: [sg-01234567]",
+         14, ["either default_subnets: true, or subnets"]),
+        ("ml.m5.xlarge", "ml.m5.xlarge, tags: {'aws:x': y}", 14, ["compute.tags", "aws:", "taken"]),
+        ("ml.m5.xlarge", "ml.m5.xlarge, max_cost: 5", 14, ["max_cost needs price_per_hour"]),
+        ("ml.m5.xlarge", "ml.m5.xlarge, price_per_hour: 3, instance_count: 2, max_cost: 5", 14,
+         ["compute", "could cost 6.00", "compute.max_cost is 5.00"]),
+        ("ml.m5.xlarge", "ml.m5.xlarge, price_per_hour: 0", 14, ["price_per_hour", "greater than 0"]),
     ],
 )  # fmt: skip
 def test_a_mistake_is_located_and_explained(project, right, wrong, line, says):

@@ -1,0 +1,342 @@
+"""`make check-production` over a whole set-up, and over one with each thing broken in turn."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from moto.backends import get_backend
+
+from sf_sagemaker import deployment
+from sf_sagemaker.aws_settings import read_settings
+from sf_sagemaker.commands import check_production
+from sf_sagemaker.commands.check_aws import AwsChecks, Instances, placeholders, rendered
+from sf_sagemaker.commands.check_snowflake import SnowflakeChecks
+from sf_sagemaker.commands.checks import run_checks
+from standins.iam import Policy, simulation
+from standins.sagemaker.fixtures import aws_service  # noqa: F401
+from standins.sagemaker.service import SageMakerService
+from standins.snowflake_account import Integration, SnowflakeAccount
+
+CANARY = "canary-password-of-snowflake"
+CALLER = "arn:aws:sts::123456789012:user/moto"  # as moto's STS knows the stand-in's key
+STORAGE = "s3://training-data/sf_sagemaker"
+INSTANCES = Instances("house_prices", "xgboost", "ml.m5.xlarge", 1, 2, spot=False, image=None)
+AWS_STEPS = (
+    "AWS credentials", "SageMaker", "bucket", "storage", "execution role", "rights of the caller",
+    "rights of the execution role", "images", "quotas",
+)  # fmt: skip
+SNOWFLAKE_STEPS = (
+    "Snowflake credentials", "Snowflake login", "Snowflake role", "Snowflake warehouse",
+    "Snowflake database", "Snowflake schemas", "storage integration", "export",
+)  # fmt: skip
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass
+class Setup:
+    """A production set-up in which nothing is missing, until a test takes something away."""
+
+    aws: SageMakerService
+    snowflake: SnowflakeAccount
+    setenv: Callable[[str, str], None]
+    principals: dict[str, list[Policy]] = field(default_factory=dict)
+
+    def check_aws(self, capsys: pytest.CaptureFixture[str]) -> tuple[bool, dict[str, str]]:
+        parts = deployment.aws_parts()
+        checks = AwsChecks(parts.settings, parts.aws, parts.storage, parts.platform, [INSTANCES])
+        return run_checks(checks.checks()), steps(capsys)
+
+    def check_snowflake(self, capsys: pytest.CaptureFixture[str]) -> tuple[bool, dict[str, str]]:
+        parts = deployment.aws_parts()
+        checks = SnowflakeChecks(
+            parts.snowflake, parts.settings, parts.credentials, parts.warehouse, parts.storage
+        )
+        with closing(checks):
+            return run_checks(checks.checks()), steps(capsys)
+
+
+def steps(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """What was said of each step, its outcome first."""
+    said = capsys.readouterr()
+    assert CANARY not in said.out + said.err
+    found: dict[str, str] = {}
+    name = ""
+    for line in said.out.split("\n\n")[0].splitlines():
+        if line.startswith(" "):
+            found[name] += "\n" + line.strip()
+        else:
+            outcome, rest = line.split(maxsplit=1)
+            name, _, text = rest.partition(": ")
+            found[name] = f"{outcome} {text}"
+    return found
+
+
+@pytest.fixture
+def setup(
+    aws_service: SageMakerService,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Setup]:
+    with ExitStack() as stack:
+        snowflake = SnowflakeAccount(integrations={"S3_DATASETS": f"{STORAGE}/datasets/"})
+        stack.enter_context(snowflake)
+        snowflake.describe("S3_DATASETS", Integration(allowed=f"{STORAGE}/datasets/"))
+        aws_service.create_bucket("training-data")
+        aws_service.client("secretsmanager").create_secret(
+            Name="sf_sagemaker/snowflake", SecretString=json.dumps({"password": CANARY})
+        )
+        for name, value in {
+            **snowflake.environment,
+            "SF_SAGEMAKER_STORAGE": STORAGE,
+            "SF_SAGEMAKER_ROLE_ARN": aws_service.role_arn,
+            "SF_SAGEMAKER_SNOWFLAKE_SECRET": "sf_sagemaker/snowflake",
+            "SF_SAGEMAKER_STORAGE_INTEGRATION": "S3_DATASETS",
+        }.items():
+            monkeypatch.setenv(name, value)
+        made = Setup(aws_service, snowflake, monkeypatch.setenv)
+        settings, _ = read_settings({**aws_service.environment, **os.environ})
+        values = placeholders(settings)
+        made.principals[CALLER] = [rendered("caller-policy", values)]
+        made.principals[aws_service.role_arn] = [rendered("execution-role-policy", values)]
+        stack.enter_context(simulation(made.principals))
+        yield made
+
+
+def test_nothing_is_missing(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check_production.main() == 0
+    said = steps(capsys)
+    outcomes = {name: text.split()[0] for name, text in said.items()}
+    assert outcomes.pop("images") == "unknown"  # moto has none of AWS's own images
+    assert set(outcomes.values()) == {"ok"}, said
+    assert len(outcomes) == 17
+    # It leaves nothing behind.
+    assert list(setup.aws.state.objects()) == []
+    assert not setup.aws.find(CANARY)
+    schemas = setup.snowflake.sql("select schema_name from information_schema.schemata")
+    assert not [name for (name,) in schemas if "CHECK" in name]
+    [unload] = [s.sql for s in setup.snowflake.statements if s.sql.startswith("copy into")]
+    assert f"{STORAGE}/datasets/" in unload
+    assert setup.aws.calls.count("CreateTrainingJob") == 0
+
+
+def _no_bucket(setup: Setup) -> None:
+    setup.aws.client("s3").delete_bucket(Bucket="training-data")
+
+
+def _bucket_elsewhere(setup: Setup) -> None:
+    setup.aws.client("s3").delete_bucket(Bucket="training-data")
+    setup.aws.create_bucket("training-data", region="eu-central-1")
+
+
+def _no_role(setup: Setup) -> None:
+    setup.aws.client("iam").delete_role(RoleName="sagemaker-execution")
+
+
+def _trust(setup: Setup) -> None:
+    role = get_backend("iam")["123456789012"]["aws"].get_role("sagemaker-execution")
+    role.assume_role_policy_document = json.dumps(
+        {
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Effect": "Allow",
+                    "Principal": {"Service": "lambda.amazonaws.com"},
+                    "Action": "sts:AssumeRole",
+                }
+            ],
+        }
+    )
+
+
+def _other_account(setup: Setup) -> None:
+    setup.setenv("SF_SAGEMAKER_ROLE_ARN", "arn:aws:iam::999999999999:role/training")
+
+
+def _without(setup: Setup, principal: str, action: str) -> None:
+    policies = json.loads(json.dumps(setup.principals[principal]))
+    for policy in policies:
+        for statement in policy["Statement"]:
+            actions = statement["Action"]
+            kept = [
+                one for one in ([actions] if isinstance(actions, str) else actions) if one != action
+            ]
+            statement["Action"] = kept
+    setup.principals[principal] = policies
+
+
+def _role_not_passed(setup: Setup) -> None:
+    _without(setup, CALLER, "iam:PassRole")
+
+
+def _role_may_not_write(setup: Setup) -> None:
+    _without(setup, setup.aws.role_arn, "s3:PutObject")
+
+
+def _no_quota(setup: Setup) -> None:
+    setup.aws.quotas.set("ml.m5.xlarge", 0)
+
+
+def _secret(text: str) -> Callable[[Setup], None]:
+    def change(setup: Setup) -> None:
+        setup.aws.client("secretsmanager").put_secret_value(
+            SecretId="sf_sagemaker/snowflake", SecretString=text
+        )
+
+    return change
+
+
+def _no_secret(setup: Setup) -> None:
+    setup.setenv("SF_SAGEMAKER_SNOWFLAKE_SECRET", "another/secret")
+
+
+def _login(number: int, message: str) -> Callable[[Setup], None]:
+    return lambda setup: setup.snowflake.refuse_login(number, message)
+
+
+def _says(query: str, answer: str) -> Callable[[Setup], None]:
+    return lambda setup: setup.snowflake.says.update({query: f"select {answer}"})
+
+
+def _fails(pattern: str, number: int, message: str) -> Callable[[Setup], None]:
+    return lambda setup: setup.snowflake.fail(pattern, number, message)
+
+
+def _integration(**changes: Any) -> Callable[[Setup], None]:
+    def change(setup: Setup) -> None:
+        described: dict[str, Any] = {"allowed": f"{STORAGE}/datasets/"} | changes
+        setup.snowflake.describe("S3_DATASETS", Integration(**described))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("broken", "step", "message"),
+    [
+        (_no_bucket, "bucket", "no bucket training-data"),
+        (_bucket_elsewhere, "bucket", "lies in eu-central-1"),
+        (_no_role, "execution role", "there is no role"),
+        (_trust, "execution role", "sagemaker.amazonaws.com may not assume"),
+        (_other_account, "AWS credentials", "of the account 123456789012"),
+        (
+            _role_not_passed,
+            "rights of the caller",
+            "iam:PassRole on arn:aws:iam::123456789012:role/",
+        ),
+        (
+            _role_may_not_write,
+            "rights of the execution role",
+            "s3:PutObject on arn:aws:s3:::training-",
+        ),
+        (
+            _no_quota,
+            "quotas",
+            "ml.m5.xlarge for training job usage: 0, and a job of house_prices needs 1",
+        ),
+    ],
+)
+def test_what_is_broken_at_aws_is_named_with_what_to_do(
+    setup: Setup,
+    capsys: pytest.CaptureFixture[str],
+    broken: Callable[[Setup], None],
+    step: str,
+    message: str,
+) -> None:
+    broken(setup)
+    passed, said = setup.check_aws(capsys)
+    _assert_only(step, message, passed, said, AWS_STEPS)
+
+
+@pytest.mark.parametrize(
+    ("broken", "step", "message"),
+    [
+        (_no_secret, "Snowflake credentials", "There is no such secret"),
+        (_secret(CANARY), "Snowflake credentials", "it is not JSON"),
+        (_secret(json.dumps({"pasword": CANARY})), "Snowflake credentials", "none of its 1 fields"),
+        (_login(390144, "JWT token is invalid."), "Snowflake login", "key pair is not accepted"),
+        (_login(390318, "OAuth access token expired."), "Snowflake login", "has expired"),
+        (_login(390189, "Role 'TRANSFORMER' is not granted."), "Snowflake login", "SNOWFLAKE_ROLE"),
+        (_says("select current_role()", "'PUBLIC'"), "Snowflake role", "GRANT ROLE TRANSFORMER"),
+        (
+            _says("select current_warehouse()", "null"),
+            "Snowflake warehouse",
+            "GRANT USAGE ON WAREHOUSE TRANSFORMING TO ROLE TRANSFORMER",
+        ),
+        (
+            _says("select current_database(), current_schema()", "'ANALYTICS', null"),
+            "Snowflake database",
+            "GRANT USAGE ON SCHEMA ANALYTICS.PUBLIC",
+        ),
+        (
+            _fails(
+                "create schema", 3001, "Insufficient privileges to operate on database 'ANALYTICS'."
+            ),
+            "Snowflake schemas",
+            "GRANT CREATE SCHEMA ON DATABASE ANALYTICS TO ROLE TRANSFORMER",
+        ),
+        (
+            _fails("describe integration", 2003, "Integration 'S3_DATASETS' does not exist."),
+            "storage integration",
+            "GRANT USAGE ON INTEGRATION S3_DATASETS TO ROLE TRANSFORMER",
+        ),
+        (_integration(enabled=False), "storage integration", "SET ENABLED = TRUE"),
+        (
+            _integration(allowed="s3://another/"),
+            "storage integration",
+            f"SET STORAGE_ALLOWED_LOCATIONS = ('{STORAGE}/datasets/')",
+        ),
+        (_integration(blocked=f"{STORAGE}/"), "storage integration", "STORAGE_BLOCKED_LOCATIONS"),
+        (
+            _fails(
+                "copy into",
+                3003,
+                "Error assuming AWS_ROLE: not authorized to perform sts:AssumeRole",
+            ),
+            "export",
+            "must trust Snowflake's user and external id",
+        ),
+    ],
+)
+def test_what_is_broken_in_snowflake_is_named_with_what_to_do(
+    setup: Setup,
+    capsys: pytest.CaptureFixture[str],
+    broken: Callable[[Setup], None],
+    step: str,
+    message: str,
+) -> None:
+    broken(setup)
+    passed, said = setup.check_snowflake(capsys)
+    _assert_only(step, message, passed, said, SNOWFLAKE_STEPS)
+
+
+def _assert_only(
+    step: str, message: str, passed: bool, said: dict[str, str], names: tuple[str, ...]
+) -> None:
+    """That the step failed with that message, and the others were checked unless they need it."""
+    assert not passed
+    assert said[step].startswith("FAILED"), said
+    assert message in said[step]
+    assert tuple(said) == names
+    others = [text.split(maxsplit=1) for name, text in said.items() if name != step]
+    assert all(outcome in ("ok", "unknown", "skipped") for outcome, _ in others), said
+    assert all("it needs " in text for outcome, text in others if outcome == "skipped")
+
+
+def test_all_variables_are_reported_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SF_SAGEMAKER_STORAGE", "training-data")
+    for name in ("SF_SAGEMAKER_ROLE_ARN", "AWS_REGION", "AWS_DEFAULT_REGION", "SNOWFLAKE_ACCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    assert check_production.main() == 1
+    said = capsys.readouterr().out
+    for name in (
+        "SF_SAGEMAKER_STORAGE",
+        "SF_SAGEMAKER_ROLE_ARN",
+        "AWS_REGION",
+        "SNOWFLAKE_ACCOUNT",
+    ):
+        assert f"- {name} is" in said

@@ -1,0 +1,463 @@
+"""deploy/iam: its policies allow every call that is made, and nothing that isn't."""
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sf_sagemaker.aws import Aws
+from sf_sagemaker.aws_settings import read_settings
+from sf_sagemaker.commands.check_aws import (
+    POLICIES,
+    AwsChecks,
+    Instances,
+    placeholders,
+    rendered,
+)
+from sf_sagemaker.commands.checks import run_checks
+from sf_sagemaker.s3 import S3Storage
+from sf_sagemaker.snowflake_credentials import secrets_manager
+from sf_sagemaker.training.job import RUN_TAG, Channel, Limits, Program, TrainingJob
+from sf_sagemaker.training.platform import Pacing
+from sf_sagemaker.training.run import run_training_job
+from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
+from standins.iam import Action, Policy, allows, listed, matching, simulation
+from standins.sagemaker.calls import Call
+from standins.sagemaker.service import SageMakerService
+
+BUCKET, PREFIX = "training-data", "teams/analytics"
+CALLER = "arn:aws:sts::123456789012:user/moto"  # as moto's STS knows the stand-in's key
+CALLER_POLICIES = (
+    "caller-policy",
+    "caller-default-subnets-policy",
+    "caller-kms-policy",
+    "check-production-policy",
+)
+ROLE_POLICIES = ("execution-role-policy", "execution-role-vpc-policy", "execution-role-kms-policy")
+KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+TRUST = ("execution-role-trust", "snowflake-role-trust")
+
+# Leaves a checkpoint and a model; runs until it is stopped where it is told to.
+PROGRAM = """
+import os, pathlib, sys, time
+base = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"])
+(base / "checkpoints").mkdir(exist_ok=True)
+(base / "checkpoints" / "half.txt").write_text("half a model")
+print("training")
+if os.environ.get("WAIT"):
+    time.sleep(600)
+(base / "model" / "model.txt").write_text("a model")
+"""
+
+
+@dataclass(frozen=True)
+class Account:
+    """What was done in an account of the stand-in, with each policy that may be needed."""
+
+    service: SageMakerService
+    policies: Mapping[str, Policy]
+    calls: Sequence[Call]
+    of_jobs: Sequence[Call]
+
+
+@pytest.fixture(scope="module")
+def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
+    with SageMakerService() as service, pytest.MonkeyPatch.context() as patch:
+        service.settings.stop_grace_seconds = 1
+        for name, value in service.environment.items():
+            patch.setenv(name, value)
+        service.create_bucket(BUCKET)
+        service.client("secretsmanager").create_secret(Name="prod/snowflake", SecretString="{}")
+        settings, _ = read_settings(
+            {
+                **service.environment,
+                "SF_SAGEMAKER_STORAGE": f"s3://{BUCKET}/{PREFIX}",
+                "SF_SAGEMAKER_ROLE_ARN": service.role_arn,
+                "SF_SAGEMAKER_KMS_KEY": KEY,
+                "SF_SAGEMAKER_SNOWFLAKE_SECRET": "prod/snowflake",
+                **dict.fromkeys(
+                    (f"SNOWFLAKE_{name}" for name in ("ACCOUNT", "USER", "ROLE", "WAREHOUSE")), "A"
+                ),
+                "SNOWFLAKE_DATABASE": "A",
+                "SNOWFLAKE_SCHEMA": "A",
+            }
+        )
+        values = placeholders(settings)
+        names = (*CALLER_POLICIES, *ROLE_POLICIES, "snowflake-role-policy")
+        policies = {name: rendered(name, values) for name in names}
+        aws = Aws(settings.region)
+        storage = S3Storage(aws, settings.bucket, settings.prefix)
+        platform = SageMakerTrainingPlatform(
+            aws,
+            storage,
+            settings.role_arn,
+            kms_key=settings.kms_key,
+            pacing=Pacing(poll=0.1, longest_poll=0.2, settle=0.6, retry=0.1),
+        )
+        custom = _push_image(service)
+        service.calls.clear()
+        _use(storage, platform, tmp_path_factory.mktemp("program"), custom)
+        secrets_manager(aws)("prod/snowflake")
+        with simulation(
+            {CALLER: list(policies.values()), service.role_arn: list(policies.values())}
+        ):
+            instances = Instances("m", "xgboost", "ml.m5.xlarge", 1, 1, spot=False, image=None)
+            assert run_checks(AwsChecks(settings, aws, storage, platform, [instances]).checks())
+        yield Account(service, policies, list(service.calls), service.calls.of_jobs)
+
+
+def _push_image(service: SageMakerService) -> str:
+    """An image for one architecture only, which is written in its configuration."""
+    ecr = service.client("ecr")
+    ecr.create_repository(repositoryName="own-image")
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": "sha256:" + "a" * 64,
+            "size": 2,
+        },
+        "layers": [],
+    }
+    ecr.put_image(repositoryName="own-image", imageManifest=json.dumps(manifest), imageTag="1")
+    return f"{service.account}.dkr.ecr.{service.region}.amazonaws.com/own-image:1"
+
+
+def _use(storage: S3Storage, platform: SageMakerTrainingPlatform, folder: Path, image: str) -> None:
+    """What runs do with storage and platform: datasets, jobs of all kinds, their ends."""
+    for shard in range(2):
+        storage.create(f"datasets/m/train/shard={shard}/part.txt", b"rows")
+    storage.create("datasets/m/manifest.json", b"{}")
+    with storage.write("datasets/m/large") as file:  # in parts
+        file.write(b"x" * 17 * 2**20)
+
+    def give_up() -> None:
+        with storage.write("datasets/m/larger") as file:
+            file.write(b"x" * 17 * 2**20)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        give_up()
+    with storage.open("datasets/m/large") as file:
+        file.read(10)
+    storage.delete("datasets/m/large")
+    script = folder / "train.py"
+    script.write_text(PROGRAM)
+    job = TrainingJob(
+        model="m",
+        partition="2015-04-27",
+        program=Program("train.py", {"train.py": script}),
+        image=platform.image("xgboost", "ml.m5.xlarge"),
+        dataset_fingerprint="abc",
+        channels=(
+            Channel("train", "datasets/m/train", "sharded"),
+            Channel("manifest", "datasets/m/manifest.json"),
+        ),
+        hyperparameters={},
+        seed=7,
+        limits=Limits(max_runtime=timedelta(minutes=1)),
+        tags={RUN_TAG: "a run"},
+    )
+    trained = run_training_job(job, platform, on_log=lambda line: None)
+    platform.fetch_artifact(trained.name, folder / "artifact")
+    platform.jobs_of_runs(["a run"])
+
+    in_network = replace(
+        job,
+        partition="2015-05-04",
+        image=platform.image("xgboost", custom=image),
+        limits=replace(job.limits, default_subnets=True, spot=True),
+    )
+    platform.create(in_network, in_network.name(1), {"WAIT": "1"})
+    platform.stop(in_network.name(1))
+    _wait_for_end(platform, in_network.name(1))
+
+
+def _wait_for_end(platform: SageMakerTrainingPlatform, name: str) -> None:
+    while not platform.describe(name).status.ended:
+        time.sleep(0.1)
+
+
+# What IAM is asked for, by the call: the service authorization reference.
+_S3 = {
+    "GetObject": "s3:GetObject",
+    "HeadObject": "s3:GetObject",
+    "PutObject": "s3:PutObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
+    "DeleteObject": "s3:DeleteObject",
+}
+_PULL = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
+_JOIN_NETWORK = (
+    "CreateNetworkInterface", "CreateNetworkInterfacePermission", "DeleteNetworkInterface",
+    "DeleteNetworkInterfacePermission", "DescribeDhcpOptions", "DescribeNetworkInterfaces",
+    "DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs",
+)  # fmt: skip
+
+
+def needed(call: Call, tags: Mapping[str, Mapping[str, str]]) -> Iterator[Action]:
+    """What a call needs of its own caller; `tags` are those of jobs by name."""
+    p = call.parameters
+    where = f"{call.request.region}:123456789012"
+    match call.service, call.operation:
+        case "s3", "ListObjectsV2":
+            yield Action("s3:ListBucket", f"arn:aws:s3:::{p['Bucket']}", {"s3:prefix": p["Prefix"]})
+        case "s3", "HeadBucket":
+            yield Action("s3:ListBucket", f"arn:aws:s3:::{p['Bucket']}")
+        case "s3", "DeleteObjects":
+            for key in re.findall(r"<Key>(.*?)</Key>", call.request.body.decode()):
+                yield Action("s3:DeleteObject", f"arn:aws:s3:::{p['Bucket']}/{key}")
+        case "s3", operation:
+            yield Action(_S3[operation], f"arn:aws:s3:::{p['Bucket']}/{p['Key']}")
+        case "sagemaker", "CreateTrainingJob":
+            job = f"arn:aws:sagemaker:{where}:training-job/{p['TrainingJobName']}"
+            context = {f"aws:RequestTag/{tag['Key']}": tag["Value"] for tag in p["Tags"]}
+            yield Action("sagemaker:CreateTrainingJob", job, context)
+            yield Action("sagemaker:AddTags", job, context)
+            passed = {"iam:PassedToService": "sagemaker.amazonaws.com"}
+            yield Action("iam:PassRole", p["RoleArn"], passed)
+            if (
+                "KmsKeyId" in p["OutputDataConfig"]
+            ):  # what is stored under the key, the caller reads
+                yield Action("kms:Decrypt", p["OutputDataConfig"]["KmsKeyId"])
+                yield Action("kms:GenerateDataKey", p["OutputDataConfig"]["KmsKeyId"])
+        case "sagemaker", "StopTrainingJob":
+            name = p["TrainingJobName"]
+            context = {f"aws:ResourceTag/{key}": value for key, value in tags[name].items()}
+            yield Action(
+                "sagemaker:StopTrainingJob",
+                f"arn:aws:sagemaker:{where}:training-job/{name}",
+                context,
+            )
+        case "sagemaker", operation:
+            name = p["TrainingJobName"]
+            yield Action(f"sagemaker:{operation}", f"arn:aws:sagemaker:{where}:training-job/{name}")
+        case "logs", operation:
+            group = f"arn:aws:logs:{where}:log-group:{p['logGroupName']}"
+            yield Action(f"logs:{operation}", f"{group}:log-stream:{p.get('logStreamName', '')}")
+        case "ecr", operation:
+            repository = f"{call.request.region}:{p['registryId']}:repository/{p['repositoryName']}"
+            yield Action(f"ecr:{operation}", f"arn:aws:ecr:{repository}")
+        case "secretsmanager", operation:
+            yield Action(
+                f"secretsmanager:{operation}",
+                f"arn:aws:secretsmanager:{where}:secret:{p['SecretId']}-Ab1Cd2",
+            )
+        case "iam", "GetRole":
+            yield Action("iam:GetRole", f"arn:aws:iam::123456789012:role/{p['RoleName']}")
+        case "iam", "SimulatePrincipalPolicy":
+            # moto's STS gives a user the ARN of no user that IAM knows
+            principal = p["PolicySourceArn"].replace("aws:sts:", "aws:iam:")
+            yield Action("iam:SimulatePrincipalPolicy", principal)
+        case "resourcegroupstaggingapi", operation:
+            yield Action(f"tag:{operation}", "*")
+        case "service-quotas", operation:
+            yield Action(f"servicequotas:{operation}", "*")
+        case "ec2", operation:
+            yield Action(f"ec2:{operation}", "*")
+        case "sts", "GetCallerIdentity":
+            return  # needs no permission
+        case unknown:
+            raise AssertionError(f"{unknown} is not known here")
+
+
+def done_for(call: Call) -> Iterator[Action]:
+    """What SageMaker does with the execution role for a job, beside what the stand-in does.
+
+    https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html, CreateTrainingJob API.
+    """
+    image = call.parameters["AlgorithmSpecification"]["TrainingImage"]
+    match = re.fullmatch(r"(\d+)\.dkr\.ecr\.([\w-]+)\.amazonaws\.com/([^:@]+)[:@].+", image)
+    assert match is not None
+    account, region, repository = match.groups()
+    yield Action("ecr:GetAuthorizationToken", "*")
+    for action in _PULL:
+        yield Action(action, f"arn:aws:ecr:{region}:{account}:repository/{repository}")
+    metrics = {"cloudwatch:namespace": "/aws/sagemaker/TrainingJobs"}
+    yield Action("cloudwatch:PutMetricData", "*", metrics)
+    group = f"arn:aws:logs:{region}:123456789012:log-group:/aws/sagemaker/TrainingJobs"
+    yield Action("logs:DescribeLogStreams", f"{group}:log-stream:")
+    yield Action("logs:CreateLogGroup", f"{group}:log-stream:")
+    if "VpcConfig" in call.parameters:
+        for action in _JOIN_NETWORK:
+            yield Action(f"ec2:{action}", "*")
+    if "KmsKeyId" in call.parameters["OutputDataConfig"]:
+        for action in ("CreateGrant", "Decrypt", "GenerateDataKey"):
+            yield Action(f"kms:{action}", call.parameters["OutputDataConfig"]["KmsKeyId"])
+
+
+def of_caller(account: Account) -> list[Action]:
+    tags = {
+        call.parameters["TrainingJobName"]: {
+            tag["Key"]: tag["Value"] for tag in call.parameters["Tags"]
+        }
+        for call in account.calls
+        if call.operation == "CreateTrainingJob"
+    }
+    return [action for call in account.calls for action in needed(call, tags)]
+
+
+def of_role(account: Account) -> list[Action]:
+    created = [call for call in account.calls if call.operation == "CreateTrainingJob"]
+    assert len(created) == 2
+    return [
+        *(action for call in account.of_jobs for action in needed(call, {})),
+        *(action for call in created for action in done_for(call)),
+    ]
+
+
+def refused(account: Account, names: Sequence[str], actions: Sequence[Action]) -> list[Action]:
+    policies = [account.policies[name] for name in names]
+    return [action for action in actions if not allows(policies, action)]
+
+
+def test_every_call_of_a_caller_is_allowed(account: Account) -> None:
+    actions = of_caller(account)
+    assert len(actions) > 50
+    assert refused(account, CALLER_POLICIES, actions) == []
+
+
+def test_every_call_for_a_job_is_allowed_to_its_role(account: Account) -> None:
+    actions = of_role(account)
+    assert {"s3:GetObject", "s3:PutObject", "s3:ListBucket", "logs:PutLogEvents"} <= {
+        action.name for action in actions
+    }
+    assert refused(account, ROLE_POLICIES, actions) == []
+
+
+@pytest.mark.parametrize("name", [*CALLER_POLICIES, *ROLE_POLICIES])
+def test_no_action_of_a_policy_is_unused(account: Account, name: str) -> None:
+    actions = of_caller(account) if name in CALLER_POLICIES else of_role(account)
+    used = {
+        (statement["Sid"], written)
+        for action in actions
+        for written, statement in matching([account.policies[name]], action)
+    }
+    there = {
+        (statement["Sid"], action)
+        for statement in account.policies[name]["Statement"]
+        for action in listed(statement["Action"])
+    }
+    assert there - used == set()
+
+
+def test_what_nobody_asked_for_is_refused(account: Account) -> None:
+    job = "arn:aws:sagemaker:us-east-1:123456789012:training-job/another-teams"
+    tag = "aws:ResourceTag/sf_sagemaker:project"
+    role = account.service.role_arn
+    to_sagemaker = {"iam:PassedToService": "sagemaker.amazonaws.com"}
+    bucket = f"arn:aws:s3:::{BUCKET}"
+    secret = "arn:aws:secretsmanager:us-east-1:123456789012:secret"
+    caller = [
+        Action("sagemaker:StopTrainingJob", job),
+        Action("sagemaker:StopTrainingJob", job, {tag: f"s3://{BUCKET}/teams/other"}),
+        Action("sagemaker:CreateTrainingJob", job),
+        Action("sagemaker:CreateEndpoint", job),
+        Action("iam:PassRole", f"{role}-admin", to_sagemaker),
+        Action("iam:PassRole", role, {"iam:PassedToService": "ec2.amazonaws.com"}),
+        Action("s3:GetObject", f"{bucket}/teams/other/data.parquet"),
+        Action("s3:GetObject", f"{bucket}/{PREFIX}-other/data.parquet"),
+        Action("s3:PutObject", f"arn:aws:s3:::other/{PREFIX}/data.parquet"),
+        Action("s3:ListBucket", bucket, {"s3:prefix": "teams/other/"}),
+        Action("s3:DeleteBucket", bucket),
+        Action("secretsmanager:GetSecretValue", f"{secret}:prod/other-Ab1Cd2"),
+        Action("iam:GetRole", f"{role}-admin"),
+        Action("kms:Decrypt", KEY.replace("1234abcd", "5678abcd")),
+    ]  # fmt: skip
+    assert refused(account, CALLER_POLICIES, caller) == caller
+    prefix = f"{bucket}/{PREFIX}"
+    of_jobs = [
+        Action("s3:PutObject", f"{prefix}/datasets/m/manifest.json"),
+        Action("s3:PutObject", f"{prefix}/champions/m/000001.json"),
+        Action("s3:PutObject", f"{prefix}/code/digest/code.tar.gz"),
+        Action("s3:DeleteObject", f"{prefix}/training-jobs/m/output/model.tar.gz"),
+        Action("s3:GetObject", f"{bucket}/teams/other/data.parquet"),
+        Action("s3:ListBucket", bucket, {"s3:prefix": "teams/other/"}),
+        Action("sagemaker:CreateTrainingJob", job),
+        Action("secretsmanager:GetSecretValue", f"{secret}:prod/snowflake-Ab1Cd2"),
+        Action("cloudwatch:PutMetricData", "*", {"cloudwatch:namespace": "billing"}),
+    ]  # fmt: skip
+    assert refused(account, ROLE_POLICIES, of_jobs) == of_jobs
+    of_snowflake = [
+        Action("s3:PutObject", f"{prefix}/training-jobs/m/output/model.tar.gz"),
+        Action("s3:ListBucket", bucket, {"s3:prefix": f"{PREFIX}/champions/"}),
+        Action("s3:PutObject", f"{bucket}/datasets/x"),
+    ]
+    assert refused(account, ["snowflake-role-policy"], of_snowflake) == of_snowflake
+    unload = Action("s3:PutObject", f"{prefix}/datasets/m/2015/data_0_0.snappy.parquet")
+    assert refused(account, ["snowflake-role-policy"], [unload]) == []
+
+
+# Actions that IAM knows no resources for, or SageMaker's documentation gives none.
+_EVERYWHERE = {
+    "tag:GetResources", "servicequotas:ListServiceQuotas", "ecr:GetAuthorizationToken",
+    "cloudwatch:PutMetricData", *(f"ec2:{action}" for action in _JOIN_NETWORK),
+}  # fmt: skip
+
+
+def test_every_file_is_known_and_says_no_more_than_it_must() -> None:
+    files = sorted(POLICIES.glob("*.json"))
+    names = {*CALLER_POLICIES, *ROLE_POLICIES, *TRUST, "snowflake-role-policy"}
+    assert {file.stem for file in files} == names
+    for file in files:
+        policy: dict[str, Any] = json.loads(file.read_text())
+        assert policy["Version"] == "2012-10-17"
+        for statement in policy["Statement"]:
+            assert statement["Effect"] == "Allow"
+            actions = listed(statement["Action"])
+            assert not [action for action in actions if "*" in action], file
+            if file.stem in TRUST:
+                assert actions == ["sts:AssumeRole"]
+                assert statement["Condition"]["StringEquals"], "anybody's confused deputy"
+            elif "*" in listed(statement["Resource"]):
+                assert set(actions) <= _EVERYWHERE, file
+
+
+def test_placeholders_are_all_explained() -> None:
+    found = {
+        name
+        for file in POLICIES.glob("*.json")
+        for name in re.findall(r"\$\{(\w+)\}", file.read_text())
+    }
+    explained = (POLICIES.parents[1] / "docs" / "production.md").read_text()
+    assert found == {
+        "AWS_REGION", "AWS_ACCOUNT", "BUCKET", "PREFIX", "ROLE_ARN", "SECRET", "KMS_KEY_ARN",
+        "SNOWFLAKE_IAM_USER_ARN", "SNOWFLAKE_EXTERNAL_ID",
+    }  # fmt: skip
+    assert not [name for name in found if f"{name}=" not in explained]
+
+
+def test_the_evaluator_decides_as_iam_does() -> None:
+    def policy(effect: str, action: Any, resource: Any, condition: Any = None) -> Policy:
+        statement = {"Sid": "S", "Effect": effect, "Action": action, "Resource": resource}
+        return {"Statement": [statement | ({"Condition": condition} if condition else {})]}
+
+    get = Action("s3:GetObject", "arn:aws:s3:::b/prefix/key", {"aws:tag": "x"})
+    assert not allows([], get)
+    assert allows([policy("Allow", "s3:Get*", "arn:aws:s3:::b/prefix/*")], get)
+    assert allows([policy("Allow", "S3:getobject", "arn:aws:s3:::b/prefix/ke?")], get)
+    assert not allows([policy("Allow", "s3:Get?", "arn:aws:s3:::b/prefix/*")], get)
+    assert not allows([policy("Allow", "s3:GetObject", "arn:aws:s3:::b/prefix")], get)
+    everything = policy("Allow", "*", "*")
+    assert not allows([everything, policy("Deny", "s3:*", "*")], get)
+    for condition, expected in (
+        ({"StringEquals": {"aws:tag": ["y", "x"]}}, True),
+        ({"StringEquals": {"aws:tag": "X"}}, False),
+        ({"StringEquals": {"absent": "x"}}, False),
+        ({"StringLike": {"aws:tag": "?"}}, True),
+        ({"StringLikeIfExists": {"absent": "x"}}, True),
+        ({"StringLikeIfExists": {"aws:tag": "y"}}, False),
+        ({"StringEquals": {"aws:tag": "x"}, "StringLike": {"aws:tag": "y"}}, False),
+    ):
+        assert allows([policy("Allow", "*", "*", condition)], get) is expected, condition
+    with pytest.raises(AssertionError, match="doesn't know the operator"):
+        allows([policy("Allow", "*", "*", {"IpAddress": {"aws:tag": "x"}})], get)

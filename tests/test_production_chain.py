@@ -1,0 +1,160 @@
+"""house_prices from raw rows to a champion on Snowflake and SageMaker, and the same on a laptop."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import dagster as dg
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from locations import REPOSITORY, Location, failure_of, metadata_of, own_deployment
+from production import Production, production
+from sf_sagemaker import deployment
+from sf_sagemaker.containers.xgboost.model import XGBoostModel, load_model
+from sf_sagemaker.storage import Storage
+from sf_sagemaker.training.platform import TrainingPlatform
+from sf_sagemaker.warehouse.dataset import SPLITS
+from sf_sagemaker.warehouse.manifests import read_manifest, read_split
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+RAW = "raw/house_sales"
+FEATURES = ["staging/stg_house_sales", "features/house_price_features"]
+DATASET = "house_prices/sampled_training_dataset"
+MODEL = "house_prices/trained_xgboost_model"
+EVALUATION = "house_prices/evaluation"
+CHAMPION = "house_prices/champion"
+DBT_TARGET = REPOSITORY / "dbt_project" / "target"
+WEEKS = ("2014-07-28", "2014-12-29")
+WEEK, NEXT_WEEK = "2014-12-22", "2014-12-29"
+
+
+@dataclass
+class Built:
+    """What a deployment made of the same raw rows."""
+
+    rows: dict[str, pa.Table]
+    model: XGBoostModel
+    metadata: dict[str, dict]
+    run_ids: list[str]
+
+
+def build(location: Location, scratch: Path) -> Built:
+    """Everything from the raw rows of some weeks to the first champion."""
+    results = {}
+    for keys, partition, weeks in (
+        ([RAW], None, WEEKS),
+        (FEATURES, None, WEEKS),
+        ([DATASET, MODEL], WEEK, None),
+        ([EVALUATION], NEXT_WEEK, None),
+        ([CHAMPION], None, None),
+    ):
+        result = location.materialize(keys, partition, partitions=weeks)
+        assert result.success, failure_of(result)
+        results.update(dict.fromkeys(keys, result))
+    metadata = {key: metadata_of(result, key) for key, result in results.items()}
+    roles = deployment.resources()
+    storage = cast(Storage, roles["storage"])
+    platform = cast(TrainingPlatform, roles["training_platform"])
+    [manifest_key] = [
+        key for key in storage.list("datasets/house_prices") if key.endswith("/manifest.json")
+    ]
+    folder = manifest_key.rpartition("/")[0]
+    manifest = read_manifest(storage, folder)
+    return Built(
+        rows={split: read_split(storage, manifest, folder, split) for split in SPLITS},
+        model=load_model(platform.fetch_artifact(metadata[MODEL]["training_job"], scratch)),
+        metadata=metadata,
+        run_ids=list(dict.fromkeys(result.run_id for result in results.values())),
+    )
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    home = tmp_path_factory.mktemp("local")
+    with own_deployment(home) as instance:
+        from sf_sagemaker.definitions import defs
+
+        return build(Location(defs(), instance, home), home / "scratch")
+
+
+@pytest.fixture(scope="module")
+def location(here: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]:
+    with production(tmp_path_factory.mktemp("production") / "home") as location:
+        yield location
+
+
+@pytest.fixture(scope="module")
+def there(location: Production, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return build(location, tmp_path_factory.mktemp("scratch"))
+
+
+def test_both_warehouses_give_the_same_rows(here: Built, there: Built) -> None:
+    for split in SPLITS:
+        ours, theirs = (
+            built.rows[split].sort_by([("parcel_id", "ascending"), ("sale_date", "ascending")])
+            for built in (here, there)
+        )
+        assert ours.num_rows == theirs.num_rows > 100
+        assert ours.column_names == theirs.column_names
+        for name in ours.column_names:
+            assert ours[name].to_pylist() == theirs[name].cast(ours[name].type).to_pylist(), name
+
+
+def test_both_platforms_give_the_same_model(here: Built, there: Built) -> None:
+    rows = here.rows["test"]
+    ours, theirs = here.model.predict(rows), there.model.predict(rows)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-3)
+
+
+def test_the_champion_is_the_model(there: Built) -> None:
+    champion, model = there.metadata[CHAMPION], there.metadata[MODEL]
+    assert champion["champion"] == model["training_job"]
+    assert champion["decision"] == "promote"
+    assert there.metadata[EVALUATION]["models"] == 1
+    assert model["log"].startswith("https://us-east-1.console.aws.amazon.com/cloudwatch/")
+    assert model["adopted"] is False
+
+
+def test_one_training_job_costs_few_calls(location: Production, there: Built) -> None:
+    calls = location.aws.calls
+    assert calls.count("CreateTrainingJob") == 1
+    assert 1 <= calls.count("DescribeTrainingJob") <= 5
+    assert calls.count("ListTrainingJobs") == 0
+    assert len(location.aws.jobs) == 1
+
+
+def test_the_same_again_exports_and_trains_nothing(location: Production, there: Built) -> None:
+    again = location.materialize([DATASET, MODEL], WEEK)
+    assert again.success, failure_of(again)
+    assert metadata_of(again, DATASET)["reused"] is True
+    assert metadata_of(again, MODEL)["adopted"] is True
+    assert metadata_of(again, MODEL)["trained_at"] == there.metadata[MODEL]["trained_at"]
+    assert len(location.aws.jobs) == 1
+
+
+def test_no_secret_is_anywhere(location: Production, there: Built) -> None:
+    stored = {
+        f"events of run {run_id}": "".join(
+            dg.serialize_value(entry) for entry in location.instance.all_logs(run_id)
+        )
+        for run_id in there.run_ids
+    }
+    stored |= {
+        f"tags of run {run.run_id}": str(run.tags) + str(run.run_config)
+        for run in location.instance.get_runs()
+    }
+    stored |= {
+        str(path): path.read_text(errors="replace")
+        for folder in (location.home, DBT_TARGET)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    stored |= {f"statement {it.query_id}": it.sql for it in location.snowflake.statements}
+    assert len(stored) > 50
+    for secret in location.secrets:
+        assert location.aws.find(secret) == []
+        assert [where for where, text in stored.items() if secret in text] == []
