@@ -2,7 +2,8 @@
 PYTHON ?= python3
 LLM ?= 1
 
-export DAGSTER_HOME := $(CURDIR)/var/dagster
+# What Dagster remembers of a laptop's assets is nothing that the deployment aws has.
+export DAGSTER_HOME := $(CURDIR)/var/dagster$(if $(filter aws,$(SF_SAGEMAKER_DEPLOYMENT)),-aws)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 # Threads that spin while they wait take several times as long beside another busy process.
 export OMP_WAIT_POLICY ?= PASSIVE

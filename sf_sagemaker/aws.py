@@ -25,6 +25,8 @@ _READ_SECONDS = 60
 class RegionMissing(SfSagemakerError):
     """No AWS region is configured anywhere."""
 
+    permanent = True
+
 
 class Aws:
     """One set of clients, shared by the threads of a process. `attempts` bounds each call's tries.
@@ -79,7 +81,8 @@ class Aws:
 
             # boto3 itself knows AWS_DEFAULT_REGION only.
             region = self._region or os.environ.get("AWS_REGION")
-            self._session = boto3.Session(region_name=region)
+            with translated("open a session of AWS"):
+                self._session = boto3.Session(region_name=region)
         return self._session
 
 
@@ -97,6 +100,8 @@ class CredentialsRefused(AwsError):
 
 class AccessDenied(AwsError):
     """A permission that the caller lacks."""
+
+    permanent = True
 
 
 class AwsUnavailable(AwsError):
@@ -140,13 +145,18 @@ def translated(doing: str) -> Iterator[None]:
         exceptions.PartialCredentialsError,
         exceptions.CredentialRetrievalError,
         exceptions.TokenRetrievalError,
+        exceptions.SSOError,
         exceptions.ProfileNotFound,
     ) as error:
         raise CredentialsRefused(
             f"could not {doing}: {error}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
             "AWS_PROFILE, or run where a role is attached"
         ) from error
-    except (exceptions.HTTPClientError, exceptions.ConnectionError) as error:
+    except (
+        exceptions.HTTPClientError,
+        exceptions.ConnectionError,
+        exceptions.IncompleteReadError,
+    ) as error:
         raise AwsUnavailable(f"could not {doing}: {error}") from error
     except exceptions.ParamValidationError as error:
         raise AwsError(f"could not {doing}: {error}", "ParamValidation") from error

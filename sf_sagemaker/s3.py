@@ -5,6 +5,7 @@ in parts and read by ranges, so that neither is ever whole in memory.
 """
 
 import io
+import logging
 import re
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from sf_sagemaker.aws import Aws, AwsError, translated
 from sf_sagemaker.errors import SfSagemakerError
 from sf_sagemaker.storage import KeyExists, KeyMissing, checked_key
 
+logger = logging.getLogger(__name__)
+
 _PART_BYTES = 16 * 2**20  # 10,000 parts at most: objects up to 156 GiB
 _READ_BYTES = 2**20
 _DELETE_BATCH = 1000  # keys of one DeleteObjects, S3 API reference
@@ -26,6 +29,8 @@ _MISSING = ("NoSuchKey", "404", "NotFound")
 
 class InvalidBucket(SfSagemakerError):
     """A bucket that doesn't exist, lies in another region, or can't have that name."""
+
+    permanent = True
 
 
 class S3Storage:
@@ -269,8 +274,14 @@ class _Upload(io.RawIOBase):
         multipart, self._multipart = self._multipart, None
         self._buffer.clear()
         if multipart is not None:
-            with self._storage._asking(self._key, "break off writing"):
-                self._storage._client.abort_multipart_upload(**self._target, UploadId=multipart.id)
+            try:
+                with self._storage._asking(self._key, "break off writing"):
+                    self._storage._client.abort_multipart_upload(
+                        **self._target, UploadId=multipart.id
+                    )
+            except AwsError as error:
+                # Why the writing ended matters more; the bucket's lifecycle removes the parts.
+                logger.warning("%s", error)
 
     def _send(self, part: bytes) -> None:
         client = self._storage._client
@@ -295,15 +306,21 @@ class _Upload(io.RawIOBase):
                     request(self._storage._client)
                 return
             except AwsError as error:
-                if error.code == "PreconditionFailed":
-                    if self._is_ours():
+                # An upload in parts is gone once it is complete, or has met a conflict.
+                if error.code in ("PreconditionFailed", "NoSuchUpload"):
+                    owner = self._owner()
+                    if owner == self._claim:
                         return
-                    raise KeyExists(f"{uri} exists already and is never overwritten") from error
+                    if owner is not None or error.code == "PreconditionFailed":
+                        raise KeyExists(f"{uri} exists already and is never overwritten") from error
                 if error.code != "ConditionalRequestConflict" or attempt == _CONFLICT_TRIES:
                     raise
 
-    def _is_ours(self) -> bool:
-        """Whether the object is there because an earlier try wrote it, whose answer was lost."""
-        with self._storage._asking(self._key, "look at"):
-            head = self._storage._client.head_object(**self._target)
-        return head.get("Metadata", {}).get("claim") == self._claim
+    def _owner(self) -> str | None:
+        """Whose write the object is: perhaps an earlier try of this one, whose answer was lost."""
+        try:
+            with self._storage._asking(self._key, "look at"):
+                head = self._storage._client.head_object(**self._target)
+        except KeyMissing:
+            return None
+        return head.get("Metadata", {}).get("claim", "")

@@ -66,11 +66,6 @@ class SnowflakeCredentials:
             return "key pair"
         return "password" if self.password is not None else "OAuth token"
 
-    def secrets(self) -> tuple[str, ...]:
-        """Every secret value, so that a text of somebody else's can be searched for them."""
-        values = (self.private_key, self.private_key_passphrase, self.password, self.token)
-        return tuple(value for value in values if value)
-
     def resource_arguments(self) -> dict[str, Any]:
         """The arguments of dagster_snowflake's SnowflakeResource that log in."""
         if self.private_key is not None:

@@ -1,5 +1,6 @@
 """The deployment `aws` against the stand-ins for Snowflake and AWS, for tests."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from standins.snowflake.service import INTEGRATION
 
 BUCKET = "models-of-the-team"
 PREFIX = "sf_sagemaker"
+SECRET = "sf_sagemaker/snowflake"
+PASSPHRASE = "canary-passphrase-of-the-key"
 
 
 @dataclass
@@ -30,9 +33,10 @@ class Production(Location):
 
 @contextmanager
 def production(home: Path, *, integration: bool = True) -> Iterator[Production]:
-    """The repository's own code location, with every variable of docs/production.md set.
+    """The repository's own code location, set up as docs/production.md says.
 
-    `secrets` are texts that must turn up nowhere: of the private key, and of the AWS credentials.
+    `secrets` are texts that must turn up nowhere: lines of the private key, its passphrase, and
+    the key of the AWS credentials.
     """
     (home / "dagster").mkdir(parents=True)
     key = private_key()
@@ -42,6 +46,10 @@ def production(home: Path, *, integration: bool = True) -> Iterator[Production]:
         pytest.MonkeyPatch.context() as patch,
     ):
         aws.create_bucket(BUCKET)
+        aws.client("secretsmanager").create_secret(
+            Name=SECRET,
+            SecretString=json.dumps({"private_key": key, "private_key_passphrase": PASSPHRASE}),
+        )
         variables = {
             **aws.environment,
             **snowflake.environment,
@@ -49,7 +57,7 @@ def production(home: Path, *, integration: bool = True) -> Iterator[Production]:
             "SF_SAGEMAKER_HOME": str(home),
             "SF_SAGEMAKER_STORAGE": f"s3://{BUCKET}/{PREFIX}",
             "SF_SAGEMAKER_ROLE_ARN": aws.role_arn,
-            "SNOWFLAKE_PRIVATE_KEY": key,
+            "SF_SAGEMAKER_SNOWFLAKE_SECRET": SECRET,
             "DO_NOT_TRACK": "1",
             **({"SF_SAGEMAKER_STORAGE_INTEGRATION": INTEGRATION} if integration else {}),
         }
@@ -58,15 +66,16 @@ def production(home: Path, *, integration: bool = True) -> Iterator[Production]:
         with dg.DagsterInstance.local_temp(str(home / "dagster")) as instance:
             from sf_sagemaker.definitions import defs
 
-            secrets = (key.splitlines()[1], aws.environment["AWS_SECRET_ACCESS_KEY"])
+            lines = key.splitlines()[1:-1]
+            secrets = (*lines[:-1], PASSPHRASE, aws.environment["AWS_SECRET_ACCESS_KEY"])
             yield Production(defs(), instance, home, aws, snowflake, secrets)
 
 
 def private_key() -> str:
-    """A private key as key-pair authentication wants it, without a passphrase."""
+    """A private key as key-pair authentication wants it, encrypted with PASSPHRASE."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+        serialization.BestAvailableEncryption(PASSPHRASE.encode()),
     ).decode()

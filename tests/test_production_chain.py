@@ -119,6 +119,16 @@ def test_the_champion_is_the_model(there: Built) -> None:
     assert model["adopted"] is False
 
 
+def test_a_dataset_says_how_it_left_snowflake(location: Production, there: Built) -> None:
+    dataset = there.metadata[DATASET]
+    [copy] = [it for it in location.snowflake.statements if it.sql.startswith("copy into 's3")]
+    assert dataset["query_id"] == copy.query_id
+    assert f"cast('{dataset['source_version']}' as timestamp_tz)" in dataset["sql"]
+    assert dataset["bytes"] > 10_000
+    assert 0 < dataset["export_seconds"] < 600
+    assert dataset["dagster/uri"] in copy.sql
+
+
 def test_one_training_job_costs_few_calls(location: Production, there: Built) -> None:
     calls = location.aws.calls
     assert calls.count("CreateTrainingJob") == 1

@@ -212,6 +212,36 @@ def test_a_lost_answer_to_a_write_is_not_taken_for_another_writer(storage: S3Sto
     assert storage.read("claim") == b"mine"
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_an_upload_in_parts_whose_end_was_not_heard_is_known_again(
+    storage: S3Storage, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    client = storage._client
+    complete = client.complete_multipart_upload
+
+    def lose(**request):
+        if ours:
+            complete(**request)  # done, but nobody heard; the upload is gone
+        else:
+            client.put_object(Bucket=request["Bucket"], Key=request["Key"], Body=b"another's")
+            client.abort_multipart_upload(
+                **{name: request[name] for name in ("Bucket", "Key", "UploadId")}
+            )
+        raise client.exceptions.ClientError(
+            {"Error": {"Code": "NoSuchUpload", "Message": "no"}}, "CompleteMultipartUpload"
+        )
+
+    monkeypatch.setattr(client, "complete_multipart_upload", lose)
+    if ours:
+        with storage.write("large") as file:
+            file.write(b"x" * (PART + 1))
+        assert storage.size("large") == PART + 1
+    else:
+        with pytest.raises(KeyExists), storage.write("large") as file:
+            file.write(b"x" * (PART + 1))
+        assert storage.read("large") == b"another's"
+
+
 @pytest.mark.parametrize(
     ("code", "status", "kind"),
     [

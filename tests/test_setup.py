@@ -280,3 +280,14 @@ def imported_by(node: ast.AST) -> list[str]:
 )
 def test_what_is_forbidden_is_found(statement: str) -> None:
     assert [found for node in ast.walk(ast.parse(statement)) for found in forbidden(node)]
+
+
+@pytest.mark.parametrize(("name", "folder"), [("local", "dagster"), ("aws", "dagster-aws")])
+def test_each_deployment_has_dagsters_state_to_itself(name: str, folder: str) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    shown = run(
+        "make", "--dry-run", "--print-data-base", "help",
+        folder=REPOSITORY, environment={"SF_SAGEMAKER_DEPLOYMENT": name},
+    )  # fmt: skip
+    assert f"DAGSTER_HOME := {REPOSITORY}/var/{folder}" in shown.stdout.splitlines()

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
+import yaml
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -112,9 +114,9 @@ def test_a_secret_comes_before_the_environment(secret: dict[str, str], method: s
     found = read({"SNOWFLAKE_PASSWORD": "of the environment"}, json.dumps(secret))
     assert found.method == method
     assert found.source == "the secret 'prod/snowflake'"
-    assert set(found.secrets()) == {
-        value.strip() for name, value in secret.items() if name != "user"
-    }
+    given = {name: value.strip() for name, value in secret.items() if name != "user"}
+    kept = {name: value for name, value in vars(found).items() if name != "source" and value}
+    assert kept == given
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_no_way_to_log_in_shows_in_a_repr(environment: dict[str, str]) -> None:
     found = read(environment)
     for shown in (repr(found), str(found), f"{found}"):
         assert "source" in shown
-        for secret in found.secrets():
+        for secret in environment.values():
             assert not [part for part in parts(secret) if part in shown]
 
 
@@ -213,6 +215,29 @@ def test_dbt_gets_one_way_to_log_in_and_the_others_empty() -> None:
         "DBT_ENV_SECRET_SNOWFLAKE_TOKEN": TOKEN,
         "SNOWFLAKE_AUTHENTICATOR": "oauth",
     }
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [{"private_key": KEY}, {"password": PASSWORD}, {"token": TOKEN}],
+    ids=["key", "password", "token"],
+)
+def test_dbt_takes_no_key_file_of_the_environment_beside_a_secret(secret: dict[str, str]) -> None:
+    variables = {
+        "SNOWFLAKE_PRIVATE_KEY_PATH": "/home/somebody/rsa_key.p8",
+        **read({}, json.dumps(secret)).dbt_environment(),
+    }
+    profile = yaml.safe_load((REPOSITORY / "dbt_project" / "profiles.yml").read_text())
+    target = profile["sf_sagemaker"]["outputs"]["snowflake"]
+
+    def rendered(name: str) -> str:
+        return jinja2.Template(target[name]).render(
+            env_var=lambda it, default: variables.get(it, default)
+        )
+
+    assert rendered("private_key_path") == ""
+    (way,) = secret
+    assert [it for it in ("private_key", "password", "token") if rendered(it)] == [way]
 
 
 def test_dbts_profile_reads_exactly_these_variables() -> None:

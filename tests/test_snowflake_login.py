@@ -61,8 +61,14 @@ def login(service: SnowflakeService, environment: dict[str, str]) -> SnowflakeLo
 
 @pytest.mark.parametrize("way", WAYS)
 def test_each_way_logs_in_and_shows_no_secret(
-    snowflake: SnowflakeService, caplog: pytest.LogCaptureFixture, way: str
+    snowflake: SnowflakeService,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
 ) -> None:
+    # dbt-snowflake silences the connector, where another test ran it in this process.
+    monkeypatch.setattr(logging.getLogger("snowflake.connector"), "propagate", True)
+    caplog.set_level(logging.DEBUG, logger="snowflake.connector")
     caplog.set_level(logging.DEBUG)
     warehouse = SnowflakeWarehouse(login(snowflake, WAYS[way]).connect)
     with warehouse.reading() as session:

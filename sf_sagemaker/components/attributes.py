@@ -218,7 +218,7 @@ class Compute(Attributes):
     max_cost: float | None = Field(
         default=None,
         description="What the jobs of a run may cost at most, in the currency of price_per_hour: each "
-        "is counted with all of its max_runtime.",
+        "is counted with all of its max_runtime, and has the same share for all of its attempts.",
     )
     parallel_jobs: int = Field(
         default=2, description="Training jobs of a backfill that run side by side."

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -19,6 +20,9 @@ from sf_sagemaker.training.platform import (
 
 _LOOK_BACK = timedelta(days=7)
 _RETRY_WITHIN = timedelta(hours=1)
+_TAGGED_WITHIN = timedelta(
+    minutes=15
+)  # the tagging API learns of a job some time after its creation
 _INTERVAL = 300  # seconds
 _ACTIVE = [
     dg.DagsterRunStatus.QUEUED,
@@ -64,12 +68,17 @@ def orphaned_jobs_sensor() -> dg.SensorDefinition:
                 unsettled.add(job.run_id)
                 reason = _unwanted(context.instance, storage, training_platform, job, description)
                 if reason is not None:
-                    training_platform.stop(job.name)
+                    with suppress(JobNotFound):
+                        training_platform.stop(job.name)
                     stopped[job.name] = reason
         except PlatformUnavailable as error:
             return dg.SkipReason(f"The platform did not answer: {error}")
-        recent = {record.dagster_run.run_id for record in records}
-        context.update_cursor(json.dumps(sorted((settled | set(open_runs)) & recent - unsettled)))
+        certain = {
+            record.dagster_run.run_id
+            for record in records
+            if datetime.now(UTC) - record.update_timestamp > _TAGGED_WITHIN
+        }
+        context.update_cursor(json.dumps(sorted(certain - unsettled)))
         if stopped:
             said = "; ".join(f"{name}: {reason}" for name, reason in stopped.items())
             context.log.info(f"stopped {said}")

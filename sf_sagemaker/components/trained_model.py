@@ -24,7 +24,7 @@ from sf_sagemaker.errors import SfSagemakerError
 from sf_sagemaker.lifecycle.outcomes import Scorer
 from sf_sagemaker.lifecycle.registry import describe_model, register_model
 from sf_sagemaker.storage import Storage
-from sf_sagemaker.training.cost import actual_cost, check_cost, spot_saving
+from sf_sagemaker.training.cost import actual_cost, share_of_cost, spot_saving
 from sf_sagemaker.training.job import Limits, Program, TrainingJob, dataset_channels
 from sf_sagemaker.training.pipes import JobMessages, PipesTrainingClient, not_retried
 from sf_sagemaker.training.platform import TrainingPlatform
@@ -186,14 +186,14 @@ def trained_model(
                 ),
             )
             return Materialized(
-                metadata={**report.metadata, **_job_metadata(result, limits)},
+                metadata=_in_reading_order(report.metadata, _job_metadata(result, limits)),
                 data_version=result.name,
                 checks=[report.check],
             )
 
         with not_retried(context):
             if training_platform.bills:
-                check_cost(limits, compute.instance_count, len(context.partition_keys))
+                limits = share_of_cost(limits, compute.instance_count, len(context.partition_keys))
             return materialize_each(context, train, parallel=compute.parallel_jobs)
 
     return trained_model
@@ -221,6 +221,13 @@ def _committed(storage: Storage, spec: DatasetSpec, partition: str) -> tuple[Man
         )
     verify_files(storage, *found)
     return found
+
+
+def _in_reading_order(report: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables and plots, then the job; last the figures that are there to be plotted over partitions."""
+    figures = {name for name, value in report.items() if isinstance(value, int | float)}
+    read = {name: value for name, value in report.items() if name not in figures}
+    return {**read, **job, **{name: report[name] for name in report if name in figures}}
 
 
 def _job_metadata(result: TrainingResult, limits: Limits) -> dict[str, Any]:

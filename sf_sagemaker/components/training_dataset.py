@@ -176,6 +176,8 @@ def _metadata(manifest: Manifest, storage: Storage, key: str, *, reused: bool) -
         metadata[f"rows_{split}"] = manifest.rows(split)
     if manifest.query_id is not None:
         metadata["query_id"] = manifest.query_id
+    if manifest.source_version is not None:
+        metadata["source_version"] = manifest.source_version
     distribution = _target_distribution(storage, manifest, key)
     if distribution is not None:
         metadata["target_distribution"] = distribution

@@ -41,8 +41,8 @@ class Reporter:
     def progress(self, done: int, total: int, **figures: float) -> None:
         """`done` of `total` steps, with figures: about twenty lines for a training.
 
-        The line, `[50/200] train-rmse=0.20134`, has the form that a metric definition's regular
-        expression reads. The first step and the last one reported always get a line.
+        The line reads `[50/200] train-rmse=0.20134`. The first step and the last one reported
+        always get a line.
         """
         shown = f"[{done}/{total}] {_text(figures)}".rstrip()
         self._unreported = (shown, {"done": done, "total": total, **figures})

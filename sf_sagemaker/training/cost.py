@@ -1,5 +1,7 @@
 """What training jobs cost, by a price that is configured: at most, beforehand, and afterwards."""
 
+from dataclasses import replace
+
 from sf_sagemaker.errors import SfSagemakerError
 from sf_sagemaker.training.job import Limits
 from sf_sagemaker.training.platform import JobDescription
@@ -26,16 +28,28 @@ def highest_cost(limits: Limits, instance_count: int, jobs: int = 1) -> float | 
     return limits.price_per_hour * instance_count * seconds / _HOUR * jobs
 
 
-def check_cost(limits: Limits, instance_count: int, jobs: int = 1) -> None:
-    """Raises CostAboveMaximum where jobs could cost more than `max_cost`."""
+def check_cost(limits: Limits, instance_count: int, jobs: int = 1, *, spent: float = 0.0) -> None:
+    """Raises CostAboveMaximum where jobs could cost more than `max_cost`, after what was `spent`."""
     cost = highest_cost(limits, instance_count, jobs)
-    if cost is not None and limits.max_cost is not None and cost > limits.max_cost:
+    if cost is not None and limits.max_cost is not None and spent + cost > limits.max_cost:
+        before = f", after the {spent:.2f} of attempts that failed" if spent else ""
+        share = "the job's share of " if spent else ""
         raise CostAboveMaximum(
             f"{jobs} training job{'s' if jobs > 1 else ''} of {instance_count} x "
-            f"{limits.instance_type} for up to {limits.max_runtime} could cost {cost:.2f}, and "
-            f"compute.max_cost is {limits.max_cost:.2f}: lower compute.max_runtime or "
+            f"{limits.instance_type} for up to {limits.max_runtime} could cost {cost:.2f}{before}, "
+            f"and {share}compute.max_cost is {limits.max_cost:.2f}: lower compute.max_runtime or "
             "compute.instance_count, build fewer partitions at once, or raise compute.max_cost"
         )
+
+
+def share_of_cost(limits: Limits, instance_count: int, jobs: int) -> Limits:
+    """The limits of one of a run's jobs, with its share of `max_cost`. Raises CostAboveMaximum."""
+    check_cost(limits, instance_count, jobs)
+    cost = highest_cost(limits, instance_count)
+    if cost is None or limits.max_cost is None:
+        return limits
+    # Rounding must not leave a job less than it needs.
+    return replace(limits, max_cost=max(cost, limits.max_cost / jobs))
 
 
 def actual_cost(description: JobDescription, limits: Limits) -> float | None:

@@ -31,7 +31,9 @@ _REMEDIES = {
 
 
 class TrainingJobStopped(SfSagemakerError):
-    """A job that was stopped: by a person, by its time limit, or with its machine."""
+    """A job that was stopped: by a person, or by its time limit. It is a person's to go on."""
+
+    permanent = True
 
     def __init__(self, description: JobDescription) -> None:
         super().__init__(
@@ -46,6 +48,8 @@ class TrainingJobStopped(SfSagemakerError):
 class TrainingJobVanished(SfSagemakerError):
     """A job that was deleted while it was being waited for."""
 
+    permanent = True
+
     def __init__(self, name: str) -> None:
         super().__init__(
             f"training job {name} no longer exists: it was deleted while a run waited for it. "
@@ -55,6 +59,8 @@ class TrainingJobVanished(SfSagemakerError):
 
 class TooManyAttempts(SfSagemakerError):
     """A job whose every allowed attempt is used up."""
+
+    permanent = True
 
     def __init__(self, first: str, last: str) -> None:
         super().__init__(

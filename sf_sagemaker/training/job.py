@@ -20,6 +20,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 class InvalidTrainingJob(SfSagemakerError):
     """A job that no platform could run."""
 
+    permanent = True
+
 
 @dataclass(frozen=True)
 class Program:

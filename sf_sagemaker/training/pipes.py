@@ -268,8 +268,6 @@ class PipesTrainingClient(dg.PipesClient):
             )
 
         def on_log(line: LogLine) -> None:
-            if readers[-1].receive(line):
-                return
             host = f"{line.host}  " if job.instance_count > 1 else ""
             partition = f"{job.partition}  " if interrupted is not None else ""
             sys.stdout.write(f"{partition}{host}{line.text}\n")
@@ -288,6 +286,7 @@ class PipesTrainingClient(dg.PipesClient):
             on_attempt=on_attempt,
             on_status=on_status,
             on_log=on_log,
+            take_message=lambda line: readers[-1].receive(line),
             should_stop=lambda name: _nobody_wants(context, name),
             log_complete=lambda: readers[-1].closed,
             pause=pause,
@@ -335,6 +334,7 @@ def _nobody_wants(context: StepContext, name: str) -> bool:
             tags=job_tag(name),
             statuses=[
                 dg.DagsterRunStatus.QUEUED,
+                dg.DagsterRunStatus.NOT_STARTED,
                 dg.DagsterRunStatus.STARTING,
                 dg.DagsterRunStatus.STARTED,
             ],

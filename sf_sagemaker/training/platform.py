@@ -67,7 +67,8 @@ class JobDescription:
 
     `log` is where a person reads the job's whole log, `page` where the job itself is shown: a path
     or an address. `failure_kind` is None where the cause isn't known. `billable_seconds` are of each
-    instance; `training_seconds` exceed them where spot capacity was cheaper.
+    instance; `training_seconds` exceed them where spot capacity was cheaper. A job that is not `ours`
+    has its name from another deployment of the same account, which trains the same.
     """
 
     name: str
@@ -86,6 +87,7 @@ class JobDescription:
     page: str | None = None
     artifact_uri: str | None = None
     log: str | None = None
+    ours: bool = True
 
 
 @dataclass(frozen=True)

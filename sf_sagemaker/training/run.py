@@ -2,9 +2,9 @@
 
 Names are never reusable, so the name decides who trains. A run looks for the first attempt that it
 can use: one that is running, or has completed and still has its artifact, is adopted; one that
-failed, was stopped or lost its artifact is passed over; and the first name that nobody used is
-created. Where two runs create the same name at once, the platform lets one of them win, and the
-other adopts.
+failed, was stopped, lost its artifact or is another deployment's is passed over; and the first
+name that nobody used is created. Where two runs create the same name at once, the platform lets one
+of them win, and the other adopts.
 
 A platform that doesn't answer is asked again for a while, and an attempt that failed for the
 platform's own reasons (no capacity, an internal error) is followed by another one, a few times. Any
@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
+from sf_sagemaker.training.cost import actual_cost, check_cost
 from sf_sagemaker.training.errors import (
     TooManyAttempts,
     TrainingJobFailed,
@@ -80,6 +81,7 @@ def run_training_job(
     not_before: datetime | None = None,
     open_messages: Callable[[str], AbstractContextManager[Mapping[str, str]]] = _no_messages,
     on_log: Callable[[LogLine], None] = _log_line,
+    take_message: Callable[[LogLine], bool] = lambda line: False,
     on_status: Callable[[JobDescription], None] = _log_status,
     on_attempt: Callable[[str], None] = lambda name: None,
     should_stop: Callable[[str], bool] = lambda name: False,
@@ -96,7 +98,8 @@ def run_training_job(
     time at which somebody asked for a new training. `open_messages` is entered, by the job's name,
     around the creation and the wait, and gives the environment for the job. `on_attempt` is called
     with the name before the job is created or waited for, `on_log` with each line of the log from
-    its start, also when adopting, and `on_status` on each change of status.
+    its start, also when adopting, and `on_status` on each change of status. `take_message` sees each
+    line first, and says whether it was a message and no line for people.
 
     When something interrupts the wait, the job goes on, for a later run to adopt, unless
     `should_stop(name)` says that nobody wants it any more. `pause` waits for some seconds; it may
@@ -106,8 +109,9 @@ def run_training_job(
     attempts that follow one that failed for the platform's own reasons, `patience` how long the
     platform may be out of reach.
 
-    Raises TrainingJobFailed, TrainingJobStopped, TrainingJobVanished, TooManyAttempts or
-    PlatformUnavailable, and what the platform raises on creation.
+    Raises TrainingJobFailed, TrainingJobStopped, TrainingJobVanished, TooManyAttempts,
+    PlatformUnavailable, CostAboveMaximum where what failed attempts cost leaves too little for
+    another, and what the platform raises on creation.
     """
     pacing = platform.pacing
     if poll_seconds is not None:
@@ -117,6 +121,7 @@ def run_training_job(
         # A new training starts from nothing, and its own retries resume it.
         job = replace(job, checkpoint_series=not_before.strftime("%Y%m%dT%H%M%S"))
     failures = 0
+    spent = 0.0
     for attempt in range(1, max_attempts + 1):
         name = job.name(attempt)
         found = _settled(platform, name, patient)
@@ -126,11 +131,15 @@ def run_training_job(
             ended = False
             try:
                 on_attempt(name)
-                adopted = found is not None or not _created(
-                    platform, job, name, environment, patient
-                )
+                adopted = found is not None
+                if not adopted and not _created(platform, job, name, environment, patient):
+                    adopted = True
+                    found = _settled(platform, name, patient)
+                    if found is None or not _adoptable(found, platform, not_before, patient):
+                        ended = True
+                        continue
                 description, log_tail = _wait(
-                    platform, name, on_log, on_status, log_complete, patient
+                    platform, name, on_log, take_message, on_status, log_complete, patient
                 )
                 ended = True
             finally:
@@ -140,6 +149,9 @@ def run_training_job(
             kind = description.failure_kind
             if kind is None or not kind.passing or failures == retries:
                 raise TrainingJobFailed(description, log_tail)
+            spent += actual_cost(description, job.limits) or 0.0
+            if spent:
+                check_cost(job.limits, job.instance_count, spent=spent)
             seconds = min(pacing.retry * 2**failures, _LONGEST_RETRY)
             failures += 1
             logger.warning(
@@ -186,7 +198,7 @@ def _settled(platform: TrainingPlatform, name: str, patient: _Patient) -> JobDes
             description = patient.ask(lambda: platform.describe(name))
         except JobNotFound:
             return None
-        if description.status is not JobStatus.STOPPING:
+        if description.status is not JobStatus.STOPPING or not description.ours:
             return description
         patient.pause(_jittered(patient.pacing.poll))
 
@@ -197,6 +209,8 @@ def _adoptable(
     not_before: datetime | None,
     patient: _Patient,
 ) -> bool:
+    if not description.ours:
+        return False
     if not_before is not None and description.created_at < not_before:
         return False
     if description.status is JobStatus.COMPLETED:
@@ -235,6 +249,7 @@ def _wait(
     platform: TrainingPlatform,
     name: str,
     on_log: Callable[[LogLine], None],
+    take_message: Callable[[LogLine], bool],
     on_status: Callable[[JobDescription], None],
     log_complete: Callable[[], bool],
     patient: _Patient,
@@ -249,8 +264,9 @@ def _wait(
         nonlocal cursor
         lines, cursor = patient.ask(lambda: platform.read_log(name, cursor))
         for line in lines:
-            on_log(line)
-        log_tail.extend(lines)
+            if not take_message(line):
+                on_log(line)
+                log_tail.append(line)
         return bool(lines)
 
     seen: tuple[JobStatus, str] | None = None
@@ -285,7 +301,8 @@ def _settle_log(
 ) -> None:
     """Reads an ended job's log until nothing more of it can come."""
     settle = timedelta(seconds=patient.pacing.settle)
-    quiet_since = description.ended_at or datetime.now(UTC)
+    # The platform's clock may be ahead of this one.
+    quiet_since = min(description.ended_at or datetime.now(UTC), datetime.now(UTC))
     while True:
         if pass_on():
             quiet_since = max(quiet_since, datetime.now(UTC))

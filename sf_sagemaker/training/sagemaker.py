@@ -122,7 +122,7 @@ class SageMakerTrainingPlatform:
                 raise on_creation(error, self._role_arn) from error
             self._remember(name)
             # The answer to an earlier try of the same call may have been lost.
-            with _unavailable():
+            with _unavailable(), _taken_by_deleted(name):
                 there = self._describe(name)
             if there.get("Environment") != request["Environment"]:
                 raise JobNameTaken(
@@ -134,6 +134,8 @@ class SageMakerTrainingPlatform:
         with _unavailable():
             answer = self._describe(name)
             region = self._aws.region
+        if answer["TrainingJobStatus"] == "Deleting":
+            raise JobNotFound(f"training job {name} in {region} is being deleted")
         status = JobStatus(answer["TrainingJobStatus"])
         reason = answer.get("FailureReason")
         resources = answer["ResourceConfig"]
@@ -158,6 +160,7 @@ class SageMakerTrainingPlatform:
             ),
             artifact_uri=answer["ModelArtifacts"]["S3ModelArtifacts"] if completed else None,
             log=log_page(region, name),
+            ours=answer["OutputDataConfig"]["S3OutputPath"] == self.storage.uri(_OUTPUT),
         )
 
     def stop(self, name: str) -> None:
@@ -266,6 +269,14 @@ class SageMakerTrainingPlatform:
             if self._default_network is None:
                 self._default_network = _find_default_network(self._aws.client("ec2"))
             return self._default_network
+
+
+@contextmanager
+def _taken_by_deleted(name: str) -> Iterator[None]:
+    try:
+        yield
+    except JobNotFound as error:
+        raise JobNameTaken(f"training job {name} existed: names are never used twice") from error
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from sf_sagemaker.training.platform import FailureKind, JobRefused, PlatformUnav
 
 
 class QuotaExceeded(JobRefused):
-    """A job for which the account's quota leaves no instances."""
+    """A job that needs more instances than the account's quota has, whoever uses them now."""
 
 
 class RoleNotUsable(JobRefused):
@@ -19,6 +19,7 @@ class ImageNotUsable(JobRefused):
     """A container image that isn't there, or is for another processor architecture."""
 
 
+_LIMIT = re.compile(r"is (?P<most>\d+) Instances.* request delta of (?P<wanted>\d+) Instances")
 # FailureReason begins with the kind of error; what follows may be the program's own words.
 _KINDS = (
     (re.compile(r"AlgorithmError\b"), FailureKind.ALGORITHM),
@@ -50,6 +51,9 @@ def on_creation(error: AwsError, role_arn: str) -> SfSagemakerError:
     if isinstance(error, AwsUnavailable):
         return PlatformUnavailable(text)
     if error.code == "ResourceLimitExceeded":
+        limit = _LIMIT.search(text)
+        if limit is not None and int(limit["most"]) >= int(limit["wanted"]):
+            return PlatformUnavailable(f"{text} Other jobs use the instances now")
         return QuotaExceeded(
             f"{text} Ask for a higher quota in Service Quotas (Amazon SageMaker, training job "
             "usage), or choose another compute.instance_type"

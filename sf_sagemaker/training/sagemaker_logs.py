@@ -16,17 +16,19 @@ GROUP = "/aws/sagemaker/TrainingJobs"
 
 
 def read_log(client: Any, job: str, cursor: str | None) -> tuple[Sequence[LogLine], str | None]:
-    """The lines after a cursor, which holds a token for each stream: one call to list the streams,
-    and for each of them one that brings nothing new beside those that do."""
-    tokens: dict[str, str] = json.loads(cursor) if cursor else {}
+    """The lines after a cursor, which holds a token and a number of lines for each stream.
+
+    One call lists the streams; each of them takes one that brings nothing new beside those that do.
+    """
+    read: dict[str, tuple[str | None, int]] = json.loads(cursor) if cursor else {}
     lines: list[LogLine] = []
     for stream in _streams(client, job):
         host = stream.removeprefix(f"{job}/").rpartition("-")[0]
-        texts, token = _read_stream(client, stream, tokens.get(stream))
+        token, count = read.get(stream, (None, 0))
+        texts, token = _read_stream(client, stream, token, count)
         lines += [LogLine(host, text) for text in texts]
-        if token is not None:
-            tokens[stream] = token
-    return lines, json.dumps(tokens)
+        read[stream] = token, count + len(texts)
+    return lines, json.dumps(read)
 
 
 def log_page(region: str, job: str) -> str:
@@ -56,21 +58,33 @@ def _streams(client: Any, job: str) -> list[str]:
     return sorted(names, key=lambda name: (len(name), name))
 
 
-def _read_stream(client: Any, stream: str, token: str | None) -> tuple[list[str], str | None]:
+def _read_stream(
+    client: Any, stream: str, token: str | None, count: int
+) -> tuple[list[str], str | None]:
+    """The lines after a token, which stands behind the first `count` lines, and the next token."""
     lines: list[str] = []
-    for page in _pages(client, stream, token):
-        lines += [event["message"].removesuffix("\n") for event in page["events"]]
-        token = page["nextForwardToken"]
+    try:
+        for page in _pages(client, stream, token):
+            lines += [event["message"].removesuffix("\n") for event in page["events"]]
+            token = page["nextForwardToken"]
+    except AwsError as error:
+        if token is None or error.code != "InvalidParameterException":
+            raise
+        # A token lasts for a day, and a host may be silent for longer.
+        lines, token = _read_stream(client, stream, None, 0)
+        return lines[count:], token
     return lines, token
 
 
 def _pages(client: Any, stream: str, token: str | None) -> Iterator[dict[str, Any]]:
     """Pages up to the end, which is where a token leads to itself; a page may be empty before it."""
     while True:
-        request = {"nextToken": token} if token is not None else {"startFromHead": True}
+        request = {"nextToken": token} if token is not None else {}
         try:
             with translated(f"read the log stream {stream}"):
-                page = client.get_log_events(logGroupName=GROUP, logStreamName=stream, **request)
+                page = client.get_log_events(
+                    logGroupName=GROUP, logStreamName=stream, startFromHead=True, **request
+                )
         except AwsError as error:
             if error.code != "ResourceNotFoundException":
                 raise

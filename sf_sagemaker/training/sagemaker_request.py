@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +18,7 @@ _CONTEXT = "context.json"
 CONTEXT_PATH = f"/opt/ml/input/data/{PIPES_CHANNEL}/{_CONTEXT}"
 # Instances with disks of their own, which encrypt what is on them by a key of theirs.
 _LOCAL_STORAGE = re.compile(r"ml\.(g\d|p3dn|p[4-9]|trn\d|[a-z]+\d+[a-z]*d[a-z]*\.)")
+_LONGEST_WAIT = timedelta(days=28)
 _HYPERPARAMETERS = 100
 _HYPERPARAMETER_LENGTH = 2500
 _ENVIRONMENT = 100
@@ -67,7 +69,8 @@ def training_request(
     stopping = {"MaxRuntimeInSeconds": _seconds(limits.max_runtime)}
     output = {"S3OutputPath": output_uri}
     if limits.spot:
-        stopping["MaxWaitTimeInSeconds"] = _seconds(limits.max_wait or 2 * limits.max_runtime)
+        longest = min(2 * limits.max_runtime, _LONGEST_WAIT)
+        stopping["MaxWaitTimeInSeconds"] = _seconds(limits.max_wait or longest)
     if limits.keep_alive is not None:
         resources["KeepAlivePeriodInSeconds"] = _seconds(limits.keep_alive)
     if kms_key is not None:
@@ -77,6 +80,7 @@ def training_request(
     request = {
         "TrainingJobName": name,
         "RoleArn": role_arn,
+        # No metric definitions: the service is reported to refuse them for its own images.
         "AlgorithmSpecification": {
             "TrainingImage": job.image,
             "TrainingInputMode": "File",
@@ -126,7 +130,7 @@ def _command(entry_point: str) -> str:
     return (
         "mkdir -p /opt/ml/code && "
         f"tar -xzf /opt/ml/input/data/{CODE_CHANNEL}/{ARCHIVE} -C /opt/ml/code && "
-        f"cd /opt/ml/code && exec python3 /opt/ml/code/{entry_point}"
+        f"cd /opt/ml/code && exec python3 /opt/ml/code/{shlex.quote(entry_point)}"
     )
 
 

@@ -142,7 +142,7 @@ class SnowflakeSession:
             raise statement_failed(error, select) from error
 
     def version_of(self, database: str, schema: str, name: str) -> TableVersion | None:
-        """Now, where the table has time travel: not a view, and kept for a day at least."""
+        """Now, where earlier versions of the table can be read: of no view, and of nothing shared."""
         literal = self.dialect.text_literal
         kept = self.rows(
             "select retention_time, to_varchar(convert_timezone('UTC', current_timestamp()), "
@@ -153,9 +153,15 @@ class SnowflakeSession:
         if not kept or not int(kept[0][0] or 0):
             return None
         moment = f"{kept[0][1]} +00:00"
-        return TableVersion(
-            clause=f"at(timestamp => cast({literal(moment)} as timestamp_tz))", moment=moment
-        )
+        clause = f"at(timestamp => cast({literal(moment)} as timestamp_tz))"
+        table = ".".join(quote(part) for part in (database, schema, name))
+        try:
+            # A table of a share has a retention time, and no time travel for those it is shared with.
+            self.execute(f"select 1 from {table} {clause} limit 1")
+        except QueryFailed as error:
+            _log.info("%s is read as it is at each statement: %s", table, error)
+            return None
+        return TableVersion(clause, moment)
 
     def last_altered(self, database: str, schema: str, name: str) -> datetime | None:
         """When rows or definition of a table changed last; None for views, which don't know."""
@@ -266,7 +272,8 @@ class SnowflakeSession:
             self._wait(str(query))
             ended = True
             if wants_rows:
-                cursor.get_results_from_sfqid(str(query))
+                # Its own result, in its order: RESULT_SCAN, the connector's other way, promises none.
+                cursor.query_result(str(query))
         except snowflake.connector.errors.ProgrammingError as error:
             ended = True
             raise statement_failed(error, sql) from error

@@ -139,7 +139,22 @@ def test_a_job_of_a_cancelled_run_is_stopped(site: Site) -> None:
     assert site.platform.describe(name).status in (JobStatus.STOPPING, JobStatus.STOPPED)
 
 
-def test_once_all_jobs_have_ended_a_run_is_not_looked_at_again(site: Site) -> None:
+def test_a_run_that_ended_just_now_is_looked_at_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lists jobs by their tags may not know the newest ones yet."""
+    name = site.left_behind(Status.CANCELED)
+    with monkeypatch.context() as patch:
+        patch.setattr(site.platform, "jobs_of_runs", lambda run_ids: [])
+        assert "1 ended runs were looked at" in site.tick()
+    site.tick()
+    assert site.stopped() == [name]
+
+
+def test_once_all_jobs_have_ended_a_run_is_not_looked_at_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sf_sagemaker.components.orphaned_jobs._TAGGED_WITHIN", timedelta(0))
     name = site.left_behind(Status.CANCELED)
     site.tick()
     deadline = time.monotonic() + 20

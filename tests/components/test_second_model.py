@@ -1,6 +1,7 @@
 """A second model is one new folder with one defs.yaml: another table, cadence and kind of target."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import duckdb
@@ -125,6 +126,78 @@ def test_a_missing_baseline_column_fails_before_a_job_is_started(churn: Location
     assert not result.success
     assert "baseline_by is 'plan'" in failure_of(result)
     assert not (churn.home / "storage" / "training-jobs").exists()
+
+
+def test_a_tables_changes_drive_retraining_and_freshness(
+    project: Project, located: Callable[[], Location]
+) -> None:
+    project.add(
+        "churn",
+        CHURN.replace(
+            "{table: analytics.subscriptions}",
+            "{table: analytics.subscriptions, freshness: {fail_window: 40 days}}",
+        )
+        + "  freshness: {fail_window: 90 days}\n  retraining: {mode: automatic}\n",
+    )
+    location = located()
+    subscriptions(location)
+    repository = location.definitions.get_repository_def()
+    table, model = dg.AssetKey(["analytics", "subscriptions"]), dg.AssetKey(MODEL.split("/"))
+    specs = {spec.key: spec for spec in location.definitions.resolve_all_asset_specs()}
+    days = {
+        key: dg.FreshnessPolicy.time_window(timedelta(days=n))
+        for key, n in ((table, 40), (model, 90))
+    }
+    assert {key: specs[key].freshness_policy for key in days} == days
+    cursor = None
+
+    def look() -> list[str]:
+        """What a look at the table reports; Dagster stores it as its daemon would."""
+        nonlocal cursor
+        with dg.build_sensor_context(
+            location.instance,
+            cursor=cursor,
+            repository_def=repository,
+            resources={"warehouse": deployment.resources()["warehouse"]},
+        ) as context:
+            sensor = repository.get_sensor_def("analytics_subscriptions_changes")
+            tick = sensor.evaluate_tick(context)
+        cursor = tick.cursor
+        for event in tick.asset_events:
+            location.instance.report_runless_asset_event(event)
+        return [str(event.partition) for event in tick.asset_events]
+
+    def asked() -> tuple[str | None, str] | str:
+        """The period that retraining asks for and why, or why it asks for none."""
+        with dg.build_sensor_context(location.instance, repository_def=repository) as context:
+            tick = repository.get_sensor_def("churn_retraining").evaluate_tick(context)
+        for request in tick.run_requests or ():
+            return request.partition_key, request.tags["sf_sagemaker/cause"]
+        return tick.skip_message or ""
+
+    def change(sql: str) -> None:
+        with duckdb.connect(str(location.home / "warehouse.duckdb")) as connection:
+            connection.execute(sql)
+
+    change(
+        "create table analytics.later as from analytics.subscriptions where billing_month > '2023-06-01'; "
+        "delete from analytics.subscriptions where billing_month > '2023-06-01'"
+    )
+    assert "no period of the source has landed" in asked()
+    assert look() == [f"2023-0{month}-01" for month in range(1, 7)]
+    assert asked() == ("2023-06-01", "first")
+    long_ago = dg.MetadataValue.timestamp(datetime.now(UTC) - timedelta(days=91))
+    for key in (dg.AssetKey(DATASET.split("/")), model):
+        location.instance.report_runless_asset_event(
+            dg.AssetMaterialization(key, partition="2023-06-01", metadata={"trained_at": long_ago})
+        )
+    assert "2023-06-01" in asked()  # it is old, and there is nothing newer to learn from
+    assert look() == []
+    change(
+        "insert into analytics.subscriptions from analytics.later where billing_month = '2023-07-01'"
+    )
+    assert look() == ["2023-07-01"]
+    assert asked() == ("2023-07-01", "freshness")
 
 
 def test_a_table_of_two_models_is_watched_once(

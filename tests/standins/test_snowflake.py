@@ -162,5 +162,5 @@ def test_a_statement_runs_by_itself_and_can_be_cancelled(service: SnowflakeServi
             with pytest.raises(ProgrammingError, match="canceled"):
                 connection.get_query_status_throw_if_error(query)
         cursor.execute_async("select 1 as quick")
-        cursor.get_results_from_sfqid(str(cursor.sfqid))
+        cursor.query_result(str(cursor.sfqid))
         assert cursor.fetchall() == [(1,)]

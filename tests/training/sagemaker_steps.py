@@ -97,11 +97,14 @@ class Steps:
         )
 
     def asset(
-        self, job: TrainingJob, platform: SageMakerTrainingPlatform, *, retries: int = 0
+        self,
+        job: TrainingJob,
+        platform: SageMakerTrainingPlatform,
+        *,
+        name: str = "model",
+        retries: int = 0,
     ) -> dg.AssetsDefinition:
-        @dg.asset(
-            name="model", retry_policy=dg.RetryPolicy(max_retries=retries) if retries else None
-        )
+        @dg.asset(name=name, retry_policy=dg.RetryPolicy(max_retries=retries) if retries else None)
         def model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             return self.train(context, job, platform)
 

@@ -7,6 +7,7 @@ from sf_sagemaker.training.cost import (
     actual_cost,
     check_cost,
     highest_cost,
+    share_of_cost,
     spot_saving,
 )
 from sf_sagemaker.training.job import Limits
@@ -29,6 +30,19 @@ def test_a_run_is_bounded_as_a_whole() -> None:
     ):
         check_cost(LIMITS, 1, jobs=4)
     check_cost(Limits(price_per_hour=100.0), 1, jobs=1000)  # no maximum was set
+
+
+def test_a_job_of_many_has_its_share_for_all_of_its_attempts() -> None:
+    limits = Limits(price_per_hour=0.5, max_cost=8.0, max_runtime=timedelta(hours=2))
+    share = share_of_cost(limits, 2, jobs=3)
+    assert share.max_cost == pytest.approx(8 / 3)
+    check_cost(share, 2, spent=0.6)
+    with pytest.raises(CostAboveMaximum, match=r"could cost 2.00, after the 0.70 of attempts"):
+        check_cost(share, 2, spent=0.7)
+    with pytest.raises(CostAboveMaximum):
+        share_of_cost(limits, 2, jobs=5)
+    third = Limits(price_per_hour=0.1, max_cost=0.1 * 3, max_runtime=timedelta(hours=1))
+    check_cost(share_of_cost(third, 1, jobs=3), 1)  # whatever the rounding
 
 
 def described(**changes: object) -> JobDescription:

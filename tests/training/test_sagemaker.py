@@ -26,18 +26,20 @@ from typing import Any
 import pytest
 
 from sf_sagemaker.aws import AccessDenied, Aws, CredentialsRefused
+from sf_sagemaker.containers import program_files
 from sf_sagemaker.s3 import InvalidBucket, S3Storage
-from sf_sagemaker.training.cost import actual_cost, spot_saving
+from sf_sagemaker.training.cost import CostAboveMaximum, actual_cost, spot_saving
 from sf_sagemaker.training.errors import (
     ArtifactCorrupt,
     TrainingJobFailed,
     TrainingJobStopped,
     TrainingJobVanished,
 )
-from sf_sagemaker.training.job import Channel, Limits, TrainingJob
+from sf_sagemaker.training.job import Channel, Limits, Program, TrainingJob
 from sf_sagemaker.training.platform import (
     ArtifactMissing,
     FailureKind,
+    JobDescription,
     JobNameTaken,
     JobNotFound,
     JobRefused,
@@ -256,6 +258,15 @@ def test_two_runs_at_once_train_once(
     assert created(service) == [job.name(1)]
 
 
+def test_pipes_travels_with_the_code(runs: Runs, sagemaker_job: NewJob, tmp_path: Path) -> None:
+    script = tmp_path / "main.py"
+    script.write_text("import dagster_pipes; print(dagster_pipes.__file__)")
+    files = {**program_files("xgboost")[1], "main.py": script}
+    runs.run(sagemaker_job(program=Program("main.py", files)))
+    (line,) = runs.lines
+    assert line.endswith("/code/dagster_pipes/__init__.py")
+
+
 def test_the_code_is_uploaded_once_for_each_content(
     runs: Runs, sagemaker_job: NewJob, bucket: S3Storage
 ) -> None:
@@ -326,8 +337,9 @@ def test_stopping_is_not_success_and_needs_no_running_job(
         running = pool.submit(runs.run, job)
         wait_until(lambda: runs.lines)
         platform.stop(job.name(1))
-        with pytest.raises(TrainingJobStopped, match="Stopped"):
+        with pytest.raises(TrainingJobStopped, match="Stopped") as raised:
             running.result(20)
+    assert raised.value.permanent  # who stopped it doesn't want it started anew
     platform.stop(job.name(1))  # it has ended
     with pytest.raises(JobNotFound, match="nobody"):
         platform.stop("nobody")
@@ -547,6 +559,40 @@ def test_attempts_for_want_of_capacity_are_bounded(
     assert created(service) == [job.name(1), job.name(2), job.name(3)]
 
 
+def test_another_attempt_must_leave_the_maximum_cost_in_peace(
+    runs: Runs, sagemaker_job: NewJob, service: SageMakerService
+) -> None:
+    service.faults.internal_failure(after_seconds=1.2)
+    limits = Limits(price_per_hour=3600.0, max_cost=3600.0, max_runtime=timedelta(hours=1))
+    job = sagemaker_job(WAITING, limits=limits)
+    with pytest.raises(
+        CostAboveMaximum, match=r"3600.00, after the \d+.00 of attempts that failed"
+    ):
+        runs.run(job)
+    assert created(service) == [job.name(1)]
+
+
+def test_a_host_that_was_silent_for_a_day_is_read_on(
+    runs: Runs, sagemaker_job: NewJob, service: SageMakerService, go: Callable[[], None],
+    wait_until: WaitUntil,
+) -> None:  # fmt: skip
+    """CloudWatch's tokens expire after a day."""
+    job = sagemaker_job(WAITING + "print('going on')\n")
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(runs.run, job)
+        wait_until(lambda: runs.lines)
+        service.faults.fail(
+            "GetLogEvents",
+            "InvalidParameterException",
+            "The specified nextToken is expired.",
+            where=lambda request: "nextToken" in request.parameters,
+        )
+        wait_until(lambda: not service.faults.left())
+        go()
+        running.result(20)
+    assert runs.lines == ["algo-1 waiting", "algo-1 going on"]
+
+
 def test_log_lines_that_arrive_late_are_not_lost(
     runs: Runs, sagemaker_job: NewJob, service: SageMakerService
 ) -> None:
@@ -567,6 +613,22 @@ def test_an_old_job_is_adopted_without_waiting_for_its_log(
     pauses: list[float] = []
     runs.run(job, pause=pauses.append, log_complete=lambda: True)
     assert not pauses
+
+
+def test_a_clock_that_is_behind_doesnt_prolong_the_wait_for_the_log(
+    runs: Runs, sagemaker_job: NewJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe = runs.platform.describe
+
+    def ahead(name: str) -> JobDescription:
+        description = describe(name)
+        ended = description.ended_at
+        return replace(description, ended_at=ended and ended + timedelta(hours=1))
+
+    monkeypatch.setattr(runs.platform, "describe", ahead)
+    start = time.monotonic()
+    runs.run(sagemaker_job())
+    assert time.monotonic() - start < 20
 
 
 @pytest.mark.parametrize(
@@ -653,6 +715,28 @@ def test_a_quota_of_nothing_says_where_to_ask(
     assert len(service.calls.of("CreateTrainingJob")) == 1
 
 
+def test_instances_that_other_jobs_use_are_waited_for(
+    runs: Runs, sagemaker_job: NewJob, service: SageMakerService, go: Callable[[], None],
+    wait_until: WaitUntil,
+) -> None:  # fmt: skip
+    service.quotas.set("ml.m5.xlarge", 1)
+    first = sagemaker_job(WAITING)
+    other = Runs(runs.platform)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(runs.run, first)
+        wait_until(lambda: runs.lines)
+        second = sagemaker_job(partition="2015-05-04")
+        running = pool.submit(other.run, second)
+        wait_until(lambda: len(service.calls.of("CreateTrainingJob")) > 2)
+        assert len(created(service)) == 1
+        go()
+        assert [waiting.result(20).attempt, running.result(20).attempt] == [1, 1]
+    assert len(created(service)) == 2
+    two = replace(second, instance_count=2)
+    with pytest.raises(QuotaExceeded, match="request delta of 2"):
+        runs.platform.create(two, two.name(1), {})
+
+
 def test_a_role_that_may_not_be_passed_is_named(
     sagemaker: SageMakerTrainingPlatform, sagemaker_job: NewJob, service: SageMakerService
 ) -> None:
@@ -704,6 +788,71 @@ def test_a_job_that_is_deleted_under_us_vanishes(
         )
         with pytest.raises(TrainingJobVanished, match=job.name(1)):
             running.result(20)
+
+
+def test_a_job_that_is_being_deleted_is_no_job(
+    runs: Runs, sagemaker_job: NewJob, service: SageMakerService
+) -> None:
+    name = runs.run(sagemaker_job()).name
+    service.jobs[name].status = "Deleting"
+    with pytest.raises(JobNotFound, match=f"{name}.*being deleted"):
+        runs.platform.describe(name)
+
+
+def test_the_name_of_a_deleted_job_is_passed_over(
+    runs: Runs, sagemaker_job: NewJob, service: SageMakerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sf_sagemaker.training.sagemaker._APPEARING_SECONDS", 0.3)
+    job = sagemaker_job()
+    service.faults.fail(
+        "CreateTrainingJob",
+        "ResourceInUse",
+        "Training job names must be unique",
+        times=None,
+        where=lambda request: request.parameters["TrainingJobName"] == job.name(1),
+    )
+    result = runs.run(job)
+    assert (result.name, result.adopted) == (job.name(2), False)
+    assert created(service) == [job.name(2)]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_job_of_another_deployment_is_neither_adopted_nor_stopped(
+    runs: Runs,
+    sagemaker_job: NewJob,
+    service: SageMakerService,
+    wait_until: WaitUntil,
+    at_once: bool,
+) -> None:
+    """The same data and code have the same name in every deployment of an account."""
+    job = sagemaker_job(WAITING)
+    storage = S3Storage(runs.platform._aws, runs.platform.storage.bucket, "another")
+    another = Runs(
+        SageMakerTrainingPlatform(storage._aws, storage, service.role_arn, pacing=PACING)
+    )
+    another.environment = runs.environment
+
+    def interrupt(seconds: float) -> None:
+        if another.lines:
+            raise KeyboardInterrupt
+        time.sleep(seconds)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(runs.run, job)
+        wait_until(lambda: runs.lines)
+        if at_once:  # each finds no job before the other's is there
+            service.faults.fail(
+                "DescribeTrainingJob", "ValidationException", "Requested resource not found.",
+                where=lambda request: request.parameters["TrainingJobName"] == job.name(1),
+            )  # fmt: skip
+        service.calls.clear()
+        with pytest.raises(KeyboardInterrupt):
+            another.run(job, pause=interrupt, should_stop=lambda name: True)
+        assert created(service) == [job.name(2)]
+        stopped = [c.parameters["TrainingJobName"] for c in service.calls.of("StopTrainingJob")]
+        assert stopped == [job.name(2)]
+        Path(runs.environment["GO"]).touch()
+        assert running.result(20).name == job.name(1)
 
 
 def test_an_artifact_that_is_gone_or_damaged_is_named(

@@ -148,6 +148,8 @@ def test_nothing_retries_a_program_that_failed(
     text = error.to_string()
     assert "the rows are wrong" in text
     assert "Traceback" in text  # of the program, among its last lines
+    assert "algo-1  epoch 1" in text
+    assert "__dagster_pipes_version" not in text
     assert not [e for e in ran.all_node_events if e.is_step_up_for_retry]
 
 
@@ -246,6 +248,24 @@ def test_a_step_that_dies_trains_once_all_the_same(
     assert made["job"] == job.name(1)
     assert made["rmse"] == 0.5
     assert made["adopted"] is (stage != "before")
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_share_one_job(
+    steps: Steps,
+    start: Callable[..., subprocess.Popen[bytes]],
+    instance: dg.DagsterInstance,
+    service: SageMakerService,
+    wait_until: WaitUntil,
+) -> None:
+    # Both have looked for the job, and found none, before one of them creates it.
+    service.faults.delay("DescribeTrainingJob", 2, times=2)
+    processes = [start(), start()]
+    wait_until(lambda: all_messages(instance).count("epoch 1") == 2, 90)
+    steps.go.touch()
+    assert [process.wait(60) for process in processes] == [0, 0]
+    assert created(service) == [steps.job().name(1)]
+    assert sorted(bool(made["adopted"]) for made in materializations(instance)) == [False, True]
 
 
 @pytest.mark.slow

@@ -7,7 +7,9 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from sf_sagemaker.lifecycle.intervals import Interval
 from sf_sagemaker.periods import Cadence
 from sf_sagemaker.s3 import S3Storage
 from sf_sagemaker.storage import LocalStorage
-from sf_sagemaker.warehouse import errors
+from sf_sagemaker.warehouse import errors, snowflake_export
 from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation
 from sf_sagemaker.warehouse.duckdb import DuckDBWarehouse
 from sf_sagemaker.warehouse.export import (
@@ -198,6 +200,19 @@ def test_reading_rows_gives_what_duckdb_gives(
     assert [str(kind) for kind in whole.schema.types] == ["int64", "double"]
 
 
+def test_rows_come_in_the_order_that_was_asked_for(
+    snowflake_sales: SnowflakeService, snowflake: SnowflakeWarehouse
+) -> None:
+    # Snowflake keeps an order in a statement's own result, and none in a RESULT_SCAN of it.
+    with snowflake.reading() as session:
+        rows = session.rows("select sale_id from SALES order by 1 desc")
+        table = session.arrow('select SALE_ID as "id" from SALES order by 1 desc')
+    assert [row[0] for row in rows] == table["id"].to_pylist() == list(range(599, -1, -1))
+    sent = [it.sql for it in snowflake_sales.statements]
+    assert sum("order by 1 desc" in sql for sql in sent) == 2
+    assert not any("result_scan" in sql.lower() for sql in sent)
+
+
 def test_an_unload_is_one_statement_that_names_its_dataset(
     snowflake_sales: SnowflakeService,
     unloading: SnowflakeWarehouse,
@@ -242,6 +257,24 @@ def test_queries_of_a_dataset_read_one_version_of_its_table(
     assert export.manifest.source_version is None
 
 
+def test_a_table_without_time_travel_is_read_as_it_is(
+    snowflake_sales: SnowflakeService,
+    snowflake: SnowflakeWarehouse,
+    storage: LocalStorage,
+    cadence: Cadence,
+    make_spec: Any,
+) -> None:
+    said = "Time travel data is not available for table SALES"
+    snowflake_sales.fail(r"at\(timestamp", 707, said, state="02000", times=1)
+    export = export_dataset(snowflake, storage, make_spec(), cadence, LAST, attempt="a")
+    assert export.manifest.source_version is None
+    assert export.manifest.rows() == 600
+    assert "at(timestamp" not in export.manifest.sql
+    snowflake_sales.fail(r"at\(timestamp", 3001, "Insufficient privileges to operate on table")
+    with pytest.raises(errors.AccessDenied):
+        export_dataset(snowflake, storage, make_spec(), cadence, LAST, attempt="b")
+
+
 def test_every_shard_gets_the_same_number_of_files(
     snowflake_sales: SnowflakeService,
     service: SnowflakeService,
@@ -266,20 +299,66 @@ def test_every_shard_gets_the_same_number_of_files(
     assert len(schemas) == 1
 
 
-def test_streamed_files_are_cut_at_their_size(
+def test_streamed_files_are_cut_at_their_size(storage: LocalStorage) -> None:
+    rows = pa.table({"n": range(250_000)})
+    schema, batches = rows.schema, []
+    for split, shard in (("train", 0), ("train", 1)):
+        places = {"__split": [split] * len(rows), "__shard": [shard] * len(rows)}
+        batches += [pa.table({"n": rows["n"], **places})]
+    snowflake_export.write(batches, schema, storage, "cut", file_bytes=1)
+    snowflake_export.write(batches, schema, storage, "whole", file_bytes=10**9)
+    read = {
+        key: pq.read_table(storage.root / key)["n"].to_pylist()
+        for folder in ("cut", "whole")
+        for key in storage.list(folder)
+    }
+    # A file ends with the row group that reaches its size.
+    for shard in ("000", "001"):
+        parts = [read[f"cut/train/shard={shard}/part-{number}.parquet"] for number in range(3)]
+        assert [len(part) for part in parts] == [100_000, 100_000, 50_000]
+        assert list(chain(*parts)) == read[f"whole/train/shard={shard}/part-0.parquet"]
+    assert len(read) == 8
+
+
+@pytest.mark.parametrize("way", ["unloaded", "streamed"])
+def test_zoned_times_decimals_and_large_numbers(
     service: SnowflakeService,
-    snowflake_sales: SnowflakeService,
-    storage: LocalStorage,
+    snowflake: SnowflakeWarehouse,
+    unloading: SnowflakeWarehouse,
+    s3_storage: S3Storage,
     cadence: Cadence,
     make_spec: Any,
+    way: str,
 ) -> None:
-    tiny = SnowflakeWarehouse(service.connect, file_bytes=1)
-    whole = SnowflakeWarehouse(service.connect)
-    export = export_dataset(whole, storage, make_spec(shards=3), cadence, LAST, attempt="a")
-    assert len(export.manifest.files) == 9
-    other = LocalStorage(storage.root / "other")
-    cut = export_dataset(tiny, other, make_spec(shards=3), cadence, LAST, attempt="a")
-    assert_same_rows(rows_by_place(other, cut), rows_by_place(storage, export))
+    # 23:30 UTC is the next day in Berlin, where the periods begin.
+    rows = ", ".join(
+        f"({2**62 + i}, '2024-01-{1 + i % 21:02d} 23:30:00 +00:00'::timestamp_tz, {i % 97}.25, "
+        f"{i}.125, {'null' if i % 5 == 0 else i % 2 == 0})"
+        for i in range(300)
+    )
+    service.sql(
+        "create table ODD (id number(38,0), sold_at timestamp_tz, price number(10,2), weight number(12,3), "
+        "flag boolean)",
+        f"insert into ODD values {rows}",
+    )
+    spec = make_spec(
+        source=Relation(name="odd"), row_key=("id",), split_key=("id",), event_time="sold_at",
+        features=("weight", "flag"),
+    )  # fmt: skip
+    berlin = replace(cadence, timezone="Europe/Berlin")
+    used = unloading if way == "unloaded" else snowflake
+    export = export_dataset(used, s3_storage, spec, berlin, LAST, attempt="a")
+    table = pa.concat_tables(
+        read_split(s3_storage, export.manifest, export.key, split)
+        for split in ("train", "validation", "test")
+    ).sort_by("id")
+    # The last day's rows fall into the next week.
+    kept = [i for i in range(300) if i % 21 != 20]
+    assert table["id"].to_pylist() == [2**62 + i for i in kept]
+    assert table["sold_at"].to_pylist() == [datetime(2024, 1, 2 + i % 21, 0, 30) for i in kept]
+    assert table["price"].to_pylist() == [i % 97 + 0.25 for i in kept]
+    assert table["weight"].to_pylist() == [i + 0.125 for i in kept]
+    assert table["flag"].to_pylist() == [None if i % 5 == 0 else float(i % 2 == 0) for i in kept]
 
 
 @pytest.mark.parametrize("way", ["unloaded", "streamed"])

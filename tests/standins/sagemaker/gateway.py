@@ -97,8 +97,10 @@ class Gateway:
         )
         if handler is not None and applies(request):
             return json_answer(handler(request))
-        if request.operation == "GetLogEvents" and self._faults.take_empty_log_page():
-            return json_answer(_empty_log_page(request))
+        if request.operation == "GetLogEvents":
+            _check_direction(request)
+            if self._faults.take_empty_log_page():
+                return json_answer(_empty_log_page(request))
         answers: list[Answer] = []
         self._buckets.write_once(request, lambda: answers.append(self._ask_moto(environ, body)))
         return answers[0]
@@ -148,6 +150,15 @@ def _send(
         headers["Content-Length"] = str(len(answer.body))
     start_response(f"{answer.status} {reason}", list(headers.items()))
     return [answer.body]
+
+
+def _check_direction(request: Request) -> None:
+    """A forward token is only good for reading forward; GetLogEvents, API reference."""
+    forward = str(request.parameters.get("nextToken", "")).startswith("f/")
+    if forward and not request.parameters.get("startFromHead"):
+        raise ApiError(
+            "InvalidParameterException", "startFromHead must be true with a nextForwardToken"
+        )
 
 
 def _empty_log_page(request: Request) -> dict[str, Any]:

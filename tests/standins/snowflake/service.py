@@ -42,7 +42,6 @@ from standins.snowflake.temporary import TemporaryTables
 
 INTEGRATION = "S3_DATASETS"
 _CHUNK_ROWS = 50_000
-_RESULT = re.compile(r"select \* from table\(result_scan\('([0-9a-f-]+)'\)\)", re.IGNORECASE)
 _CANCELLED = (604, "57014", "SQL execution canceled")
 
 
@@ -245,6 +244,7 @@ class SnowflakeService:
                     "serverVersion": SERVER_VERSION,
                     "parameters": [
                         {"name": "AUTOCOMMIT", "value": True},
+                        {"name": "TIMEZONE", "value": "Etc/UTC"},
                         {"name": "CLIENT_SESSION_KEEP_ALIVE_HEARTBEAT_FREQUENCY", "value": 3600},
                         {"name": "CLIENT_STAGE_ARRAY_BINDING_THRESHOLD", "value": 0},
                     ],
@@ -362,13 +362,8 @@ class SnowflakeService:
             and not body.get("describeOnly")
             and not body.get("bindings")
         ):
-            earlier = _RESULT.fullmatch(statement.sql.strip())
-            if earlier:
-                return await self._in_chunks(request, body, earlier[1])
             cursor = connection.cursor()
             await run_in_threadpool(cursor.execute, body["sqlText"])
-            if statement.asynchronous:  # its client asks for the result when it is there
-                return {"data": {"queryId": cursor.sfqid}, "success": True}
             return await self._in_chunks(request, body, str(cursor.sfqid))
         response = await _fakesnow(request, body)
         if response["success"] and not body.get("describeOnly"):
