@@ -3,22 +3,15 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import dagster as dg
 import duckdb
 
 from locations import Location, own_deployment, temporary_project
 from sf_sagemaker import deployment
-from sf_sagemaker.components.attributes import AssetAttributes
-from sf_sagemaker.components.endpoint import endpoint_definitions
-from sf_sagemaker.components.endpoint_attributes import Endpoint, Predictions
-from sf_sagemaker.components.predictions import predictions
-from sf_sagemaker.periods import Cadence
 from sf_sagemaker.serving.local import LocalEndpointHost
-from sf_sagemaker.training.local import LocalTrainingPlatform
 from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation
 
 WEEKS = [f"{date(2024, 1, 1) + timedelta(weeks=week)}" for week in range(8)]
@@ -37,6 +30,8 @@ attributes:
   sample: {window: 2 weeks, seed: 3}
   hyperparameters: {objective: "reg:squarederror", num_round: 20, max_depth: 3, eta: 0.3}
   promotion: {margin: 0.5, min_rows: 20}
+  endpoint: {}
+  predictions: {batch_rows: 70}
 """
 
 # Eight weeks of 200 sales.
@@ -92,58 +87,11 @@ def serving_site(home: Path) -> Iterator[Site]:
     """A location over eight weeks of sales; its endpoint ends with it."""
     with temporary_project() as project, own_deployment(home) as instance:
         project.add("houses", MODEL)
-        resources = dict(deployment.resources())
-        platform = resources["training_platform"]
-        assert isinstance(platform, LocalTrainingPlatform)
-        host = LocalEndpointHost(home / "endpoints", platform.fetch_artifact)
-        resources["endpoint_host"] = host
-        cadence = Cadence(
-            every="week", start=datetime(2024, 1, 1), end=datetime(2024, 2, 26), timezone="UTC"
-        )
-        base = project.definitions()
-        attributes = AssetAttributes(
-            cadence=cadence,
-            partitions_def=_partitions(base),
-            freshness_policy=None,
-            group="houses",
-            owners=[],
-            tags={},
-        )
-        champion_key = dg.AssetKey(["houses", "champion"])
-        definitions = dg.Definitions.merge(
-            base,
-            endpoint_definitions(
-                model="houses",
-                program="xgboost",
-                champion_key=champion_key,
-                endpoint=Endpoint(),
-                attributes=attributes,
-            ),
-            dg.Definitions(
-                assets=[
-                    predictions(
-                        spec=SPEC,
-                        program="xgboost",
-                        champion_key=champion_key,
-                        source_key=dg.AssetKey(["analytics", "houses"]),
-                        options=Predictions(batch_rows=70),
-                        attributes=attributes,
-                    )
-                ],
-                resources={"endpoint_host": host},
-            ),
-        )
+        resources = deployment.resources()
+        host = cast(LocalEndpointHost, resources["endpoint_host"])
         with duckdb.connect(str(home / "warehouse.duckdb")) as connection:
             connection.execute(SALES)
-        yield Site(definitions, instance, home, resources)
+        yield Site(project.definitions(), instance, home, resources)
         if host.root.exists():
             for folder in host.root.iterdir():
                 host.stop(folder.name)
-
-
-def _partitions(definitions: dg.Definitions) -> dg.PartitionsDefinition:
-    key = dg.AssetKey(["houses", "evaluation"])
-    specs = {spec.key: spec for spec in definitions.resolve_all_asset_specs()}
-    found = specs[key].partitions_def
-    assert found is not None
-    return found
