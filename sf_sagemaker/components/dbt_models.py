@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,13 @@ def read_manifest(project: DbtProject) -> Mapping[str, Any]:
             parsed.unlink(missing_ok=True)
             _parse(project)
             parsed.write_text(digest)
-        return json.loads(manifest.read_text())
+        return _loaded(manifest, digest)
+
+
+@lru_cache(maxsize=1)  # each component asks for it; as objects, it is most of what loading makes
+def _loaded(manifest: Path, digest: str) -> Mapping[str, Any]:
+    """The manifest that was parsed from files of that digest."""
+    return json.loads(manifest.read_text())
 
 
 def find_model(
