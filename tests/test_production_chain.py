@@ -10,7 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from locations import REPOSITORY, Location, failure_of, metadata_of, own_deployment
+from locations import (
+    REPOSITORY,
+    Location,
+    failure_of,
+    metadata_of,
+    own_deployment,
+    temporary_project,
+)
 from production import Production, production
 from sf_sagemaker import deployment
 from sf_sagemaker.containers.xgboost.model import XGBoostModel, load_model
@@ -144,6 +151,30 @@ def test_the_same_again_exports_and_trains_nothing(location: Production, there: 
     assert metadata_of(again, MODEL)["adopted"] is True
     assert metadata_of(again, MODEL)["trained_at"] == there.metadata[MODEL]["trained_at"]
     assert len(location.aws.jobs) == 1
+
+
+def test_two_hosts_train_one_model_each_on_its_shard(location: Production, there: Built) -> None:
+    text = (REPOSITORY / "sf_sagemaker/defs/house_prices/defs.yaml").read_text()
+    text = text.replace("name: house_prices", "name: on_two_hosts")
+    with temporary_project() as project:
+        project.add("on_two_hosts", text.replace("instance_count: 1", "instance_count: 2"))
+        two = Location(project.definitions(), location.instance, location.home)
+        keys = [key.replace("house_prices", "on_two_hosts") for key in (DATASET, MODEL)]
+        result = two.materialize(keys, WEEK)
+    assert result.success, failure_of(result)
+    model = metadata_of(result, keys[1])
+    job = location.aws.client("sagemaker").describe_training_job(
+        TrainingJobName=model["training_job"]
+    )
+    assert job["ResourceConfig"]["InstanceCount"] == 2
+    distributions = {
+        channel["ChannelName"]: channel["DataSource"]["S3DataSource"]["S3DataDistributionType"]
+        for channel in job["InputDataConfig"]
+    }
+    assert distributions["train"] == "ShardedByS3Key"
+    assert distributions["test"] == "FullyReplicated"
+    error = "test_median_absolute_percentage_error"
+    assert model[error] == pytest.approx(there.metadata[MODEL][error], rel=0.1)
 
 
 def test_no_secret_is_anywhere(location: Production, there: Built) -> None:
