@@ -7,18 +7,15 @@ any process on this machine can look at an endpoint, deploy to it or stop it.
 
 import http.client
 import os
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-import sf_sagemaker
 from sf_sagemaker.containers.serving import serving_files
 from sf_sagemaker.containers.serving.application import VERSION_HEADER
-from sf_sagemaker.processes import inherited_environment
+from sf_sagemaker.processes import start_supervisor
 from sf_sagemaker.serving.endpoint import (
     Deployment,
     EndpointDescription,
@@ -77,10 +74,7 @@ class LocalEndpointHost:
                 return Deployment(self.describe(name), changed=False)
             number = folder.next_number()
             place = folder.deployment(number)
-            for path, source in program.files.items():
-                target = place / "code" / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+            program.copy_to(place / "code")
             artifact = self._fetch_artifact(model.training_job, place / "model")
             record = DeploymentRecord(
                 version=model.label,
@@ -240,21 +234,11 @@ def _ensure_supervisor(folder: EndpointFolder) -> None:
             )
         time.sleep(_POLL_SECONDS)
     try:
-        with folder.supervisor_log.open("ab") as log:
-            started = subprocess.run(
-                [sys.executable, "-m", _SUPERVISOR, str(folder.path), str(lock)],
-                cwd=Path(sf_sagemaker.__path__[0]).parent,
-                env=inherited_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=(lock,),
-                start_new_session=True,
-            )
+        ended = start_supervisor(_SUPERVISOR, folder.path, lock, folder.supervisor_log)
     finally:
         os.close(lock)
-    if started.returncode != 0:
+    if ended != 0:
         raise DeploymentFailed(
-            f"the supervisor of endpoint {folder.path.name} ended with code {started.returncode}; "
+            f"the supervisor of endpoint {folder.path.name} ended with code {ended}; "
             f"{folder.supervisor_log} says why. Nothing answers"
         )

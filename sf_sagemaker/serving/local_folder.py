@@ -20,13 +20,13 @@ import fcntl
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sf_sagemaker.processes import is_held, replace_text
 from sf_sagemaker.serving.endpoint import EndpointState
 
 
@@ -103,7 +103,7 @@ class EndpointFolder:
 
     def ask_for(self, number: int, record: DeploymentRecord) -> None:
         """Tells the supervisor of a deployment whose code and model lie there."""
-        self._write(self.deployment(number) / "deployment.json", json.dumps(asdict(record)))
+        replace_text(self.deployment(number) / "deployment.json", json.dumps(asdict(record)))
 
     def status(self) -> EndpointStatus:
         """How the endpoint is, by the supervisor's account. Raises FileNotFoundError before any."""
@@ -111,7 +111,7 @@ class EndpointFolder:
         return EndpointStatus(state=EndpointState(fields.pop("state")), **fields)
 
     def write_status(self, status: EndpointStatus) -> None:
-        self._write(self.path / "status.json", json.dumps(asdict(status), indent=1))
+        replace_text(self.path / "status.json", json.dumps(asdict(status), indent=1))
 
     def kept_port(self) -> int:
         """The port that the endpoint had when nobody named one; 0 before."""
@@ -121,7 +121,7 @@ class EndpointFolder:
             return 0
 
     def keep_port(self, port: int) -> None:
-        self._write(self.path / "port", str(port))
+        replace_text(self.path / "port", str(port))
 
     def request_stop(self) -> None:
         (self.path / "stop").touch()
@@ -162,14 +162,6 @@ class EndpointFolder:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _write(self, target: Path, text: str) -> None:
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-        try:
-            aside.write_text(text)
-            aside.replace(target)
-        finally:
-            aside.unlink(missing_ok=True)
-
 
 def _acquire(path: Path) -> int | None:
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -183,13 +175,6 @@ def _acquire(path: Path) -> int | None:
 
 def _is_held(path: Path) -> bool:
     try:
-        lock = os.open(path, os.O_RDONLY)
+        return is_held(path)
     except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sf_sagemaker.containers.serving import FAILED, READY
+from sf_sagemaker.processes import leave_caller
 from sf_sagemaker.serving.endpoint import EndpointState
 from sf_sagemaker.serving.local_folder import (
     DeploymentRecord,
@@ -48,16 +49,7 @@ def main(folder: Path, lock: int) -> None:
     endpoint = EndpointFolder(folder)
     if endpoint.supervise() is None:
         sys.exit(f"{folder} has a supervisor already")
-    if os.fork():
-        os._exit(0)
-    interrupted = False
-
-    def interrupt(signum: int, frame: object) -> None:
-        nonlocal interrupted
-        interrupted = True
-
-    signal.signal(signal.SIGTERM, interrupt)
-    Supervisor(endpoint, lock, lambda: interrupted).run()
+    Supervisor(endpoint, lock, leave_caller()).run()
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -39,6 +40,13 @@ class Program:
                 f"entry point {self.entry_point!r} is not among the program's files: "
                 f"{', '.join(sorted(self.files))}"
             )
+
+    def copy_to(self, folder: Path) -> None:
+        """Lays the files out in a code folder."""
+        for name, source in self.files.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
 
     @property
     def digest(self) -> str:

@@ -6,8 +6,6 @@
 """
 
 import json
-import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,9 +14,8 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
-import sf_sagemaker
 from sf_sagemaker.errors import SfSagemakerError
-from sf_sagemaker.processes import inherited_environment
+from sf_sagemaker.processes import start_supervisor
 from sf_sagemaker.storage import KeyMissing, LocalStorage
 from sf_sagemaker.training.archive import unpack_archive
 from sf_sagemaker.training.job import RUN_TAG, Channel, TrainingJob, check_job
@@ -124,10 +121,7 @@ class LocalTrainingPlatform:
         )
         folder = self._folder(name)
         with folder.claim(record) as lock:
-            for path, source in job.program.files.items():
-                target = folder.code / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+            job.program.copy_to(folder.code)
             _start_supervisor(folder, lock)
 
     def describe(self, name: str) -> JobDescription:
@@ -242,20 +236,10 @@ class LocalTrainingPlatform:
 
 def _start_supervisor(folder: JobFolder, lock: int) -> None:
     """Starts the supervisor in a session of its own, holding the lock; returns once it lives."""
-    with folder.supervisor_log.open("ab") as log:
-        started = subprocess.run(
-            [sys.executable, "-m", _SUPERVISOR, str(folder.path), str(lock)],
-            cwd=Path(sf_sagemaker.__path__[0]).parent,
-            env=inherited_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            pass_fds=(lock,),
-            start_new_session=True,
-        )
-    if started.returncode != 0:
+    status = start_supervisor(_SUPERVISOR, folder.path, lock, folder.supervisor_log)
+    if status != 0:
         raise SupervisorNotStarted(
-            f"the supervisor of training job {folder.name} ended with code {started.returncode} "
+            f"the supervisor of training job {folder.name} ended with code {status} "
             f"before it started the job; {folder.supervisor_log} says why"
         )
 

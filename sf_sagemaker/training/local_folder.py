@@ -20,13 +20,13 @@ import fcntl
 import json
 import os
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sf_sagemaker.processes import is_held, replace_text
 from sf_sagemaker.training.platform import JobNameTaken, JobStatus
 
 _CLAIM_POLL_SECONDS = 0.01
@@ -170,7 +170,7 @@ class JobFolder:
         try:
             self._lock_for_claim(lock)
             # The lock keeps other creators out, so that nothing is replaced here.
-            self._write("job.json", record.to_json())
+            replace_text(self.path / "job.json", record.to_json())
             yield lock
         finally:
             os.close(lock)
@@ -202,32 +202,14 @@ class JobFolder:
         return Status(status=JobStatus(fields.pop("status")), **fields)
 
     def write_status(self, status: Status) -> None:
-        self._write("status.json", json.dumps(asdict(status), indent=2))
+        replace_text(self.path / "status.json", json.dumps(asdict(status), indent=2))
 
     def alive(self) -> bool:
         """Whether any process of the job lives. Raises FileNotFoundError for a deleted job."""
-        lock = os.open(self.path / "lock", os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(lock)
-        return False
+        return is_held(self.path / "lock")
 
     def request_stop(self) -> None:
         (self.path / "stop").touch()
 
     def stop_requested(self) -> bool:
         return (self.path / "stop").exists()
-
-    def _write(self, name: str, text: str) -> None:
-        aside = self.path / f".{name}.{uuid.uuid4().hex}.partial"
-        try:
-            with aside.open("x") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(self.path / name)
-        finally:
-            aside.unlink(missing_ok=True)

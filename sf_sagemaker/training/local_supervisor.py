@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from sf_sagemaker.processes import leave_caller
 from sf_sagemaker.training.archive import write_archive
 from sf_sagemaker.training.local_folder import JobFolder, JobRecord, Status, now
 from sf_sagemaker.training.platform import FailureKind, JobStatus
@@ -31,16 +32,7 @@ _FAILURE_REASON_LIMIT = 1024  # characters; FailureReason of DescribeTrainingJob
 
 def main(folder: Path, lock: int) -> None:
     """Supervises the job in `folder` from a process of its own; returns in that process only."""
-    if os.fork():
-        os._exit(0)
-    interrupted = False
-
-    def interrupt(signum: int, frame: object) -> None:
-        nonlocal interrupted
-        interrupted = True
-
-    signal.signal(signal.SIGTERM, interrupt)
-    supervise(JobFolder(folder), lock, lambda: interrupted)
+    supervise(JobFolder(folder), lock, leave_caller())
 
 
 def supervise(folder: JobFolder, lock: int, interrupted: Callable[[], bool]) -> None:
