@@ -1,8 +1,8 @@
 """The asset `<model>/evaluation`: what the models of earlier periods are worth on a period's rows.
 
 An evaluation is made as of the end of the newest landed period: that is what now is in data time, in a
-replay of history as in operation. Earlier periods of which labels have become known since their last
-evaluation are evaluated again beside it.
+replay of history as in operation. Earlier periods of which labels have become known, or were corrected,
+since their last evaluation are evaluated again beside it.
 """
 
 from collections.abc import Callable, Sequence
@@ -68,7 +68,8 @@ def evaluation(
         description=(
             f"The models that are up to {max_age} periods old, and a cheap reference that is fitted "
             "anew, on the rows of the period: error and bias with their intervals. Rows that none of "
-            "them was trained on. Earlier periods whose labels have become known are evaluated again."
+            "them was trained on. Earlier periods whose labels have become known or were corrected are "
+            "evaluated again."
         ),
         deps=[
             dg.AssetDep(source_key, partition_mapping=dg.IdentityPartitionMapping()),

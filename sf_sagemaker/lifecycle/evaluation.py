@@ -64,8 +64,9 @@ class Evaluation:
     """The scores of a period's models and of the reference, youngest model first, reference last.
 
     `rows` are the period's rows whose label was known by `known_by` (naive, in the model's time zone;
-    None takes every label there is), and `unlabelled` are the others. `key` is the folder in object
-    storage. `evaluated_at` is in UTC.
+    None takes every label there is), and `unlabelled` are the others. `labels_version` differs between
+    different labels, as long as `labels_algorithm` is the same. `key` is the folder in object storage.
+    `evaluated_at` is in UTC.
     """
 
     model: str
@@ -79,6 +80,8 @@ class Evaluation:
     run_id: str | None = None
     known_by: datetime | None = None
     unlabelled: int = 0
+    labels_version: str | None = None
+    labels_algorithm: str | None = None
 
     @property
     def awaits_labels(self) -> bool:
@@ -217,6 +220,8 @@ def _scores_file(evaluation: Evaluation) -> bytes:
         "run_id": evaluation.run_id,
         "known_by": evaluation.known_by.isoformat() if evaluation.known_by else None,
         "unlabelled": evaluation.unlabelled,
+        "labels_version": evaluation.labels_version,
+        "labels_algorithm": evaluation.labels_algorithm,
     }
     table = score_table(evaluation)
     return _parquet([table.replace_schema_metadata({_HEADER: json.dumps(header).encode()})])
@@ -258,6 +263,8 @@ def _read(storage: Storage, key: str) -> Evaluation:
             run_id=header["run_id"],
             known_by=datetime.fromisoformat(known_by) if known_by else None,
             unlabelled=header["unlabelled"],
+            labels_version=header.get("labels_version"),
+            labels_algorithm=header.get("labels_algorithm"),
         )
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptEvaluation(

@@ -23,7 +23,7 @@ from sf_sagemaker.lifecycle.evaluation import (
 )
 from sf_sagemaker.lifecycle.evaluation_table import land_evaluations
 from sf_sagemaker.lifecycle.intervals import bootstrap
-from sf_sagemaker.lifecycle.labels import count_rows
+from sf_sagemaker.lifecycle.labels import count_rows, known_labels
 from sf_sagemaker.lifecycle.outcomes import (
     REFERENCE,
     UNKNOWN_CLASS,
@@ -107,6 +107,8 @@ def evaluate_period(
     Raises InvalidPeriod, CorruptEntry, CorruptEvaluation, and what reading rows and landing raise.
     """
     period = cadence.period(partition)
+    # Before the rows are read: of labels that change meanwhile, this evaluation then counts as old.
+    labels = known_labels(warehouse, spec, cadence, [period], known_by)[partition]
     rows = read_rows(
         warehouse, spec, period.start, period.end, known_by=known_by, timezone=cadence.timezone
     )
@@ -141,6 +143,8 @@ def evaluate_period(
             run_id=run_id,
             known_by=known_by,
             unlabelled=max(0, there - rows.num_rows),
+            labels_version=labels.version,
+            labels_algorithm=labels.algorithm,
         ),
         outcomes,
     )

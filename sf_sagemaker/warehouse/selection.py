@@ -150,9 +150,13 @@ class Selection:
             f"  from {self.table.sql} as source\n  where {condition}\n) as source{sample}"
         )
 
-    def sums_by_day(self, rows: str) -> str:
-        """A query for (day of the event, rows, sum, sum) over a table or subquery of rows."""
-        first, second = self.dialect.row_hashes([quote(column.name) for column in self.columns])
+    def sums_by_day(self, rows: str, names: Sequence[str] = ()) -> str:
+        """A query for (day of the event, rows, sum, sum) over a table or subquery of rows.
+
+        The sums are of all exported columns, or of those that are named.
+        """
+        columns = [name.lower() for name in names] or [column.name for column in self.columns]
+        first, second = self.dialect.row_hashes([quote(column) for column in columns])
         day = f"cast({quote(self.spec.event_time.lower())} as {self.dialect.date})"
         return f"select {day}, count(*), sum({first}), sum({second}) from {rows} group by 1"
 

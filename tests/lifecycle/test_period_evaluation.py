@@ -345,7 +345,29 @@ def test_a_period_is_evaluated_again_until_all_of_its_labels_are_known(world: Wo
     assert again(world, DELAYED, 6) == [WEEKS[4]]
     # Seen from before, that week is later than now.
     assert again(world, DELAYED, 3) == [WEEKS[3]]
-    assert again(world, SPEC, 8) == [], "labels that are known at once are not looked at"
+
+
+def test_a_period_is_evaluated_again_when_its_labels_are_corrected_or_its_rows_come_late(
+    world: World,
+):
+    for week in (2, 3, 4):
+        world.evaluate(WEEKS[week], known_by=end_of(4))
+    assert again(world, SPEC, 5) == []
+    world.sql(f"update sales set rooms = rooms + 1 where sold_on >= '{WEEKS[2]}'")
+    assert again(world, SPEC, 5) == [], "the labels are the same"
+    world.sql(
+        f"update sales set price = 2 * price where sale_id = (select min(sale_id) from sales "
+        f"where sold_on >= '{WEEKS[3]}')"
+    )
+    assert again(world, SPEC, 5) == [WEEKS[3]]
+    corrected = world.evaluate(WEEKS[3], known_by=end_of(5))
+    assert corrected.rows == 280
+    assert again(world, SPEC, 5) == []
+    world.sql(
+        "insert into sales by name select * replace (sale_id + 100000 as sale_id) from sales "
+        f"where sold_on >= '{WEEKS[2]}' order by sale_id limit 1"
+    )
+    assert again(world, SPEC, 5) == [WEEKS[2]]
 
 
 def test_labels_may_say_themselves_when_they_were_known(world: World):
