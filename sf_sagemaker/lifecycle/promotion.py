@@ -58,7 +58,8 @@ class Incomparable(SfSagemakerError):
 class PromotionRules:
     """When a challenger takes over. `margin` is relative: 0.02 lets its error be 2 % higher.
 
-    A champion that is older than `max_age`, in data time, is due to be replaced, as a decayed one is.
+    A champion that would be older than `max_age`, in data time, before another period has ended is due
+    to be replaced, as a decayed one is.
     """
 
     margin: float
@@ -267,14 +268,23 @@ def replacement_due(
 ) -> str | None:
     """Why a champion is to be replaced, as of the newest period; None where it isn't.
 
-    `point` is how it does, if that is known.
+    `point` is how it does, if that is known. The age that counts is the one at the end of the period
+    that follows: a champion that stays is in force until then, and whoever was trained because the
+    freshness window ran out meets one that has just reached it.
     """
     if point is not None and point.causes:
         return f"the champion has decayed by its {' and '.join(point.causes)}"
-    age = cadence.period(as_of).end - cadence.period(champion.partition).end
-    if rules.max_age is not None and age > rules.max_age:
-        return f"the champion is {age.days} days old, of {rules.max_age.days} allowed"
-    return None
+    if rules.max_age is None:
+        return None
+    newest, trained = cadence.period(as_of), cadence.period(champion.partition).end
+    age = newest.end - trained
+    then = (cadence.following(newest) or newest).end - trained
+    if then <= rules.max_age:
+        return None
+    return (
+        f"the champion is {age.days} days old, and {then.days} when the next period has ended, of "
+        f"{rules.max_age.days} allowed"
+    )
 
 
 def _named(

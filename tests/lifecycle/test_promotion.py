@@ -27,6 +27,7 @@ from sf_sagemaker.lifecycle.period_evaluation import Predictors, evaluate_period
 from sf_sagemaker.lifecycle.promotion import (
     PromotionRules,
     Standing,
+    replacement_due,
     standing,
     update_champion,
 )
@@ -316,12 +317,50 @@ def test_an_undecided_challenger_takes_over_from_a_champion_that_is_too_old(worl
     assert now.champion is not None
     age = CADENCE.period(now.as_of).end - CADENCE.period(now.champion.partition).end
     assert age > timedelta(0)
-    world.update(replace(unlimited, max_age=age))
+    world.update(replace(unlimited, max_age=age + timedelta(weeks=1)))
     assert world.log == ["early"]
-    now = world.update(replace(unlimited, max_age=age - timedelta(days=1)))
+    # It has just reached its limit, as when the freshness window ran out: to stay would exceed it.
+    now = world.update(replace(unlimited, max_age=age))
     assert now.considered is not None
     assert f"the champion is {age.days} days old" in now.considered.decision.reason
     assert world.log == ["early", "next"]
+
+
+@pytest.mark.parametrize(
+    ("cadence", "newest", "max_age", "told"),
+    [
+        (Cadence("week", datetime(2024, 1, 1)), "2024-03-18", timedelta(days=84), None),
+        (Cadence("week", datetime(2024, 1, 1)), "2024-03-25", timedelta(days=84), "84 days old"),
+        # Windows that are no whole number of periods run out within one.
+        (Cadence("week", datetime(2024, 1, 1)), "2024-03-11", timedelta(days=80), None),
+        (Cadence("week", datetime(2024, 1, 1)), "2024-03-18", timedelta(days=80), "77 days old"),
+        (Cadence("month", datetime(2024, 1, 1)), "2025-02-01", timedelta(days=400), "394 days old"),
+        # After the last period there is none in which it could grow older.
+        (
+            Cadence("week", datetime(2024, 1, 1), datetime(2024, 4, 1)),
+            "2024-03-25",
+            timedelta(days=84),
+            None,
+        ),
+    ],
+)
+def test_a_champion_is_due_when_the_next_period_would_exceed_its_age(
+    cadence: Cadence, newest: str, max_age: timedelta, told: str | None
+) -> None:
+    champion = Champion(
+        version=1,
+        model="prices",
+        partition="2024-01-01",
+        training_job="prices-1",
+        in_force_from=newest,
+        promoted_at="2024-01-08T00:00:00",
+        kind="first",
+        reason="the first",
+        figures={},
+    )
+    due = replacement_due(champion, None, newest, cadence, replace(RULES, max_age=max_age))
+    assert (due is None) == (told is None)
+    assert told is None or f"the champion is {told}" in str(due)
 
 
 def test_a_person_confirms(world: World) -> None:
