@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 
 from sf_sagemaker.errors import SfSagemakerError
-from sf_sagemaker.training.platform import JobDescription, LogLine
+from sf_sagemaker.training.platform import JobDescription, JobRefused, LogLine
 
 
-class TrainingJobFailed(SfSagemakerError):
+class JobFailed(SfSagemakerError):
     """A job that ended as Failed. `description` says why, `log_tail` holds its last lines."""
+
+    noun = "job"
 
     def __init__(self, description: JobDescription, log_tail: Sequence[LogLine]) -> None:
         reason = description.failure_reason or "no reason given"
-        message = f"training job {description.name} failed: {reason}"
+        message = f"{self.noun} {description.name} failed: {reason}"
         if log_tail:
             lines = "\n".join(f"  {line.host}  {line.text}" for line in log_tail)
             message += f"\nThe last {len(log_tail)} lines of its log:\n{lines}"
@@ -22,6 +24,12 @@ class TrainingJobFailed(SfSagemakerError):
         self.log_tail = tuple(log_tail)
         kind = description.failure_kind
         self.permanent = kind is not None and not kind.passing
+
+
+class TrainingJobFailed(JobFailed):
+    """A training job that ended as Failed."""
+
+    noun = "training job"
 
 
 _REMEDIES = {
@@ -71,3 +79,7 @@ class TooManyAttempts(SfSagemakerError):
 
 class ArtifactCorrupt(SfSagemakerError):
     """A model.tar.gz that can't be unpacked, or would write outside its folder."""
+
+
+class BaseModelRefused(JobRefused):
+    """A base model that jobs of the platform can't get, or not as they are configured."""

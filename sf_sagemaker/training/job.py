@@ -72,6 +72,21 @@ class Channel:
     distribution: Literal["replicated", "sharded"] = "replicated"
 
 
+@dataclass(frozen=True)
+class ExternalChannel:
+    """An input channel from outside the storage, whole on each host: an address that ends with a
+    slash, or of a single object.
+
+    `identity` changes when the content does, and stands for it in the job's digest. `accept_eula`
+    says that somebody has accepted the terms of use of a gated model.
+    """
+
+    name: str
+    uri: str
+    identity: str
+    accept_eula: bool = False
+
+
 def dataset_channels(folder: str) -> tuple[Channel, ...]:
     """The channels of a dataset's folder: training rows a shard a host, all else whole on each."""
     return (
@@ -128,6 +143,7 @@ class TrainingJob:
     limits: Limits = field(default_factory=Limits)
     tags: Mapping[str, str] = field(default_factory=dict)
     checkpoint_series: str = "any"
+    external: tuple[ExternalChannel, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -143,8 +159,9 @@ class TrainingJob:
             "seed": self.seed,
             "instance_count": self.instance_count,
         }
-        canonical = json.dumps(deciding, sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:_DIGEST_LENGTH]
+        if self.external:
+            deciding["external"] = sorted((one.name, one.identity) for one in self.external)
+        return short_digest(deciding)
 
     @property
     def checkpoint_key(self) -> str:
@@ -152,23 +169,34 @@ class TrainingJob:
         return f"checkpoints/{self.model}/{self.partition}/{self.digest}/{self.checkpoint_series}"
 
     def name(self, attempt: int) -> str:
-        """The name of the job's attempt (from 1): letters, digits and hyphens, 63 at most.
+        """The name of the job's attempt (from 1), 63 characters at most. Raises InvalidTrainingJob."""
+        return attempt_name(self.model, self.partition, self.digest, attempt, NAME_LIMIT)
 
-        A long model name is cut; the digest, which covers it whole, keeps the name unique.
-        Raises InvalidTrainingJob for an attempt below 1.
-        """
-        if attempt < 1:
-            raise InvalidTrainingJob(f"attempts count from 1, not {attempt}")
-        tail = f"-{self.partition}-{self.digest}-{attempt}"
-        head = self.model.replace("_", "-")[: NAME_LIMIT - len(tail)].rstrip("-")
-        return head + tail
+
+def attempt_name(model: str, partition: str, digest: str, attempt: int, limit: int) -> str:
+    """The name of a job's attempt: letters, digits and hyphens, `limit` characters at most.
+
+    A long model name is cut; the digest, which covers it whole, keeps the name unique.
+    Raises InvalidTrainingJob for an attempt below 1.
+    """
+    if attempt < 1:
+        raise InvalidTrainingJob(f"attempts count from 1, not {attempt}")
+    tail = f"-{partition}-{digest}-{attempt}"
+    head = model.replace("_", "-")[: limit - len(tail)].rstrip("-")
+    return head + tail
+
+
+def short_digest(deciding: Mapping[str, object]) -> str:
+    """Ten hex digits over everything that decides a job's result."""
+    canonical = json.dumps(deciding, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:_DIGEST_LENGTH]
 
 
 def check_job(job: TrainingJob) -> None:
     """Raises InvalidTrainingJob for a job that no platform could lay out for its hosts."""
     if job.instance_count < 1:
         raise InvalidTrainingJob(f"instance_count must be 1 or more, not {job.instance_count}")
-    channels = [channel.name for channel in job.channels]
+    channels = [channel.name for channel in (*job.channels, *job.external)]
     if len(set(channels)) < len(channels):
         raise InvalidTrainingJob(f"two channels of one name: {', '.join(channels)}")
     for path in job.program.files:

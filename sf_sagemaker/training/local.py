@@ -14,11 +14,20 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
+from sf_sagemaker.containers.llm.base_model_name import BaseModelName
 from sf_sagemaker.errors import SfSagemakerError
 from sf_sagemaker.processes import start_supervisor
 from sf_sagemaker.storage import KeyMissing, LocalStorage
 from sf_sagemaker.training.archive import unpack_archive
-from sf_sagemaker.training.job import RUN_TAG, Channel, TrainingJob, check_job
+from sf_sagemaker.training.errors import BaseModelRefused
+from sf_sagemaker.training.job import (
+    RUN_TAG,
+    Channel,
+    InvalidTrainingJob,
+    Limits,
+    TrainingJob,
+    check_job,
+)
 from sf_sagemaker.training.local_folder import (
     ChannelFiles,
     JobFolder,
@@ -29,6 +38,7 @@ from sf_sagemaker.training.local_folder import (
 from sf_sagemaker.training.platform import (
     ArtifactMissing,
     FailureKind,
+    GivenBaseModel,
     JobDescription,
     JobNotFound,
     JobStatus,
@@ -94,6 +104,18 @@ class LocalTrainingPlatform:
             ) from None
         return " ".join([f"python-{sys.version_info.major}.{sys.version_info.minor}", *versions])
 
+    def base_model(self, name: str, limits: Limits, *, accept_eula: bool) -> GivenBaseModel:
+        """A folder, a package, or a model of the hub, which the program finds itself.
+
+        Raises BaseModelRefused.
+        """
+        if BaseModelName.parse(name).kind in ("s3", "jumpstart"):
+            raise BaseModelRefused(
+                f"base_model is {name!r}: jobs on this machine have no such input; name a hub id, a "
+                "folder or package:<name>, or train on SageMaker (SF_SAGEMAKER_DEPLOYMENT=aws)"
+            )
+        return GivenBaseModel(name)
+
     def create(self, job: TrainingJob, name: str, environment: Mapping[str, str]) -> None:
         """Starts a job and returns; the job outlives this process.
 
@@ -101,6 +123,10 @@ class LocalTrainingPlatform:
         that could not be laid out, and OSError where the folder can't be written.
         """
         check_job(job)
+        if job.external:
+            raise InvalidTrainingJob(
+                f"channel {job.external[0].name!r}: jobs on this machine read their own storage only"
+            )
         record = JobRecord(
             name=name,
             digest=job.digest,

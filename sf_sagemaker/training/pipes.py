@@ -7,12 +7,10 @@ holds it.
 
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from threading import Event, Lock
 from typing import Protocol
@@ -24,31 +22,12 @@ from dagster_pipes import (
     PipesMessage,
 )
 
-from sf_sagemaker.errors import SfSagemakerError
+from sf_sagemaker.training.holding import RunHold, StepContext
 from sf_sagemaker.training.job import RUN_TAG, TrainingJob
-from sf_sagemaker.training.platform import JobDescription, LogLine, TrainingPlatform
-from sf_sagemaker.training.run import TrainingResult, run_training_job
+from sf_sagemaker.training.platform import LogLine, TrainingPlatform
+from sf_sagemaker.training.run import JobResult, run_training_job
 
-JOB_TAG_PREFIX = "sf_sagemaker/"
 _FOLLOW_SECONDS = 0.1
-_RETRY_TAG = "dagster/retry_on_asset_or_op_failure"
-
-StepContext = dg.OpExecutionContext | dg.AssetExecutionContext
-
-
-class WaitInterrupted(SfSagemakerError):
-    """A wait for a training job that was given up, because its run was interrupted."""
-
-
-class RunCancelled(SfSagemakerError):
-    """A step that would train for a run that is being cancelled."""
-
-    permanent = True
-
-
-def job_tag(name: str) -> dict[str, str]:
-    """The tag of a run that holds the training job of that name; a run may hold several."""
-    return {f"{JOB_TAG_PREFIX}{name}": "training job"}
 
 
 class JobMessages(Protocol):
@@ -201,7 +180,7 @@ def _message(text: str) -> PipesMessage | None:
 class TrainingInvocation(dg.PipesClientCompletedInvocation):
     """A completed training job: `result` says which, the rest is what it reported."""
 
-    def __init__(self, session: dg.PipesSession, result: TrainingResult) -> None:
+    def __init__(self, session: dg.PipesSession, result: JobResult) -> None:
         super().__init__(session)
         self.result = result
 
@@ -215,7 +194,7 @@ class PipesTrainingClient(dg.PipesClient):
     def __init__(self, messages: JobMessages, *, poll_seconds: float | None = None) -> None:
         self._messages = messages
         self._poll_seconds = poll_seconds
-        self._tagging = Lock()  # Dagster reads a run's tags and writes them back: one would be lost
+        self._tagging = Lock()
 
     def run(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -234,11 +213,8 @@ class PipesTrainingClient(dg.PipesClient):
         in threads sets `interrupted` when it is interrupted: the wait ends with WaitInterrupted.
         Raises RunCancelled, and as `run_training_job` does.
         """
-        if _is_cancelled(context):
-            # An op's RetryPolicy starts a step again that a cancellation has interrupted.
-            raise RunCancelled(
-                f"run {context.run_id} is being cancelled: nothing is trained for it"
-            )
+        hold = RunHold(context, "training job", interrupted, self._tagging)
+        hold.check()
         job = replace(job, tags={**job.tags, RUN_TAG: context.run_id})
         sessions: list[dg.PipesSession] = []
         readers: list[JobMessageReader] = []
@@ -256,93 +232,23 @@ class PipesTrainingClient(dg.PipesClient):
                 sessions.append(session)
                 yield session.get_bootstrap_env_vars()
 
-        def on_attempt(name: str) -> None:
-            with self._tagging:
-                context.instance.add_run_tags(context.run_id, job_tag(name))
-            context.log.info(f"training job {name}")
-
-        def on_status(description: JobDescription) -> None:
-            context.log.info(
-                f"training job {description.name}: {description.status} "
-                f"({description.secondary_status}), log at {description.log}"
-            )
-
         def on_log(line: LogLine) -> None:
             host = f"{line.host}  " if job.instance_count > 1 else ""
             partition = f"{job.partition}  " if interrupted is not None else ""
             sys.stdout.write(f"{partition}{host}{line.text}\n")
 
-        def pause(seconds: float) -> None:
-            if interrupted is None:
-                time.sleep(seconds)
-            elif interrupted.wait(seconds):
-                raise WaitInterrupted(f"the run was interrupted while it waited for {job.name(1)}")
-
         result = run_training_job(
             job,
             platform,
-            not_before=_asked_at(context) if force else None,
+            not_before=hold.asked_at() if force else None,
             open_messages=open_messages,
-            on_attempt=on_attempt,
-            on_status=on_status,
+            on_attempt=hold.take,
+            on_status=hold.report,
             on_log=on_log,
             take_message=lambda line: readers[-1].receive(line),
-            should_stop=lambda name: _nobody_wants(context, name),
+            should_stop=hold.nobody_wants,
             log_complete=lambda: readers[-1].closed,
-            pause=pause,
+            pause=hold.pause,
             poll_seconds=self._poll_seconds,
         )
         return TrainingInvocation(sessions[-1], result)
-
-
-@contextmanager
-def not_retried(context: StepContext) -> Iterator[None]:
-    """Keeps Dagster from trying a permanent error again, by an op's policy or by a run's retries.
-
-    Run retries look at the run's tags and never at the error.
-    """
-    try:
-        yield
-    except SfSagemakerError as error:
-        if not error.permanent:
-            raise
-        context.instance.add_run_tags(context.run_id, {_RETRY_TAG: "false"})
-        raise dg.Failure(description=str(error), allow_retries=False) from error
-
-
-def _asked_at(context: StepContext) -> datetime:
-    """When somebody asked for this run: a retry counts from the run that it retries."""
-    root = context.run.get_root_run_id() or context.run_id
-    record = context.instance.get_run_record_by_id(root)
-    if record is None:  # deleted since
-        record = context.instance.get_run_record_by_id(context.run_id)
-    if record is None:
-        raise dg.DagsterInvariantViolationError(f"run {context.run_id} is not in its instance")
-    return record.create_timestamp
-
-
-def _nobody_wants(context: StepContext, name: str) -> bool:
-    """Whether this run is being cancelled, and no other run waits, or will wait, for the job.
-
-    An eviction or a restart interrupts a step as a cancellation does; the run's status tells them
-    apart.
-    """
-    if not _is_cancelled(context):
-        return False
-    holders = context.instance.get_runs(
-        filters=dg.RunsFilter(
-            tags=job_tag(name),
-            statuses=[
-                dg.DagsterRunStatus.QUEUED,
-                dg.DagsterRunStatus.NOT_STARTED,
-                dg.DagsterRunStatus.STARTING,
-                dg.DagsterRunStatus.STARTED,
-            ],
-        )
-    )
-    return all(holder.run_id == context.run_id for holder in holders)
-
-
-def _is_cancelled(context: StepContext) -> bool:
-    run = context.instance.get_run_by_id(context.run_id)
-    return run is not None and run.status is dg.DagsterRunStatus.CANCELING

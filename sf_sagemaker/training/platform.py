@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from sf_sagemaker.errors import SfSagemakerError
-from sf_sagemaker.training.job import TrainingJob
+from sf_sagemaker.training.job import ExternalChannel, Limits, TrainingJob
+
+# In a job's environment: who creates it, by which a platform knows a job again whose creation it
+# could not answer.
+CREATOR = "SF_SAGEMAKER_CREATOR"
 
 
 class JobStatus(StrEnum):
@@ -91,6 +95,15 @@ class JobDescription:
 
 
 @dataclass(frozen=True)
+class GivenBaseModel:
+    """A base model as a job gets it: the `name` that its program is told, and the channel that brings
+    it, where it doesn't find or fetch it itself."""
+
+    name: str
+    channel: ExternalChannel | None = None
+
+
+@dataclass(frozen=True)
 class LogLine:
     """A line of a job's log; `host` is the host that wrote it (algo-1, algo-2, …)."""
 
@@ -124,29 +137,19 @@ class Pacing:
     retry: float = 30.0
 
 
-class TrainingPlatform(Protocol):
-    """Runs jobs by name. A job outlives the process that created it.
+_Job = TypeVar("_Job", contravariant=True)
 
-    Any method may raise PlatformUnavailable. `bills` says that jobs cost money.
+
+class JobPlatform(Protocol[_Job]):
+    """Runs jobs of one kind by name. A job outlives the process that created it.
+
+    Any method may raise PlatformUnavailable.
     """
 
     @property
     def pacing(self) -> Pacing: ...
 
-    @property
-    def bills(self) -> bool: ...
-
-    def image(
-        self, framework: str, instance_type: str | None = None, custom: str | None = None
-    ) -> str:
-        """What a job of a framework ("xgboost", …) runs on: an image by digest, or versions.
-
-        `custom` names an image instead of the framework's own one, which may depend on the type of
-        instance. Raises JobRefused.
-        """
-        ...
-
-    def create(self, job: TrainingJob, name: str, environment: Mapping[str, str]) -> None:
+    def create(self, job: _Job, name: str, environment: Mapping[str, str]) -> None:
         """Starts a job under a name that was never used.
 
         An answer that is lost may leave the job behind; one of the same `environment` is then known
@@ -168,8 +171,15 @@ class TrainingPlatform(Protocol):
         ...
 
     def has_artifact(self, name: str) -> bool:
-        """Whether the model.tar.gz of a completed job is still there."""
+        """Whether what a completed job left, the model.tar.gz of a training, is still there."""
         ...
+
+
+class ModelPlatform(JobPlatform[_Job], Protocol[_Job]):
+    """Runs jobs that make models. `bills` says that they cost money."""
+
+    @property
+    def bills(self) -> bool: ...
 
     def fetch_artifact(self, name: str, folder: Path) -> Path:
         """Unpacks the job's model.tar.gz under `folder` and gives the folder that holds the model.
@@ -181,3 +191,27 @@ class TrainingPlatform(Protocol):
     def jobs_of_runs(self, run_ids: Sequence[str]) -> Sequence[TaggedJob]:
         """The jobs that runs created, whatever became of them, by the tags that they carry."""
         ...
+
+
+class TrainingPlatform(ModelPlatform[TrainingJob], Protocol):
+    """Runs training jobs: programs in containers."""
+
+    def image(
+        self, framework: str, instance_type: str | None = None, custom: str | None = None
+    ) -> str:
+        """What a job of a framework ("xgboost", …) runs on: an image by digest, or versions.
+
+        `custom` names an image instead of the framework's own one, which may depend on the type of
+        instance. Raises JobRefused.
+        """
+        ...
+
+    def base_model(self, name: str, limits: Limits, *, accept_eula: bool) -> GivenBaseModel:
+        """How a job gets a base model of that name (`BaseModelName`), under its limits.
+
+        Raises JobRefused, before anything is created, for one that no job of this platform can get.
+        """
+        ...
+
+
+AnyPlatform = ModelPlatform[Any]  # to whoever asks after jobs, and creates none

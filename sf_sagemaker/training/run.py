@@ -1,8 +1,8 @@
-"""The life of a training job, on any platform: one attempt found or created, then waited for.
+"""The life of a job, on any platform: one attempt found or created, then waited for.
 
-Names are never reusable, so the name decides who trains. A run looks for the first attempt that it
-can use: one that is running, or has completed and still has its artifact, is adopted; one that
-failed, was stopped, lost its artifact or is another deployment's is passed over; and the first
+Names are never reusable, so the name decides who computes. A run looks for the first attempt that it
+can use: one that is running, or has completed and still has its result, is adopted; one that
+failed, was stopped, lost its result or is another deployment's is passed over; and the first
 name that nobody used is created. Where two runs create the same name at once, the platform lets one
 of them win, and the other adopts.
 
@@ -20,8 +20,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+from sf_sagemaker.errors import SfSagemakerError
 from sf_sagemaker.training.cost import actual_cost, check_cost
 from sf_sagemaker.training.errors import (
     TooManyAttempts,
@@ -29,32 +30,69 @@ from sf_sagemaker.training.errors import (
     TrainingJobStopped,
     TrainingJobVanished,
 )
-from sf_sagemaker.training.job import TrainingJob
+from sf_sagemaker.training.job import Limits, TrainingJob
 from sf_sagemaker.training.platform import (
+    CREATOR,
     JobDescription,
     JobNameTaken,
     JobNotFound,
+    JobPlatform,
     JobStatus,
     LogLine,
     Pacing,
     PlatformUnavailable,
-    TrainingPlatform,
 )
 
 _LOG_TAIL = 20
 _SETTLE_POLLS = 5  # while the log of an ended job settles
 _SLOWER = 1.2  # each poll that brings nothing new makes the next one so much later
 _LONGEST_RETRY = 900.0  # seconds between attempts
-_CREATOR = "SF_SAGEMAKER_CREATOR"
 
 _Answer = TypeVar("_Answer")
 
 logger = logging.getLogger(__name__)
 
 
+class Job(Protocol):
+    """What a job of any kind is to its life: the names of its attempts, and what they may cost."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def instance_count(self) -> int: ...
+
+    def name(self, attempt: int) -> str:
+        """The name of the job's attempt, from 1; it follows from what decides the result."""
+        ...
+
+
+_Job = TypeVar("_Job", bound=Job)
+
+
 @dataclass(frozen=True)
-class TrainingResult:
-    """A completed training job. `adopted` says that another run had created it."""
+class JobKind:
+    """What jobs of a kind are called, and what is raised for one that ends without a result.
+
+    `failed` gets the job and the last lines of its log, `vanished` the name of a job that was deleted,
+    and `exhausted` the names of the first and the last attempt.
+    """
+
+    noun: str
+    failed: Callable[[JobDescription, Sequence[LogLine]], SfSagemakerError]
+    stopped: Callable[[JobDescription], SfSagemakerError]
+    vanished: Callable[[str], SfSagemakerError]
+    exhausted: Callable[[str, str], SfSagemakerError]
+
+
+TRAINING = JobKind(
+    "training job", TrainingJobFailed, TrainingJobStopped, TrainingJobVanished, TooManyAttempts
+)
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """A completed job. `adopted` says that another run had created it."""
 
     name: str
     attempt: int
@@ -76,7 +114,7 @@ def _log_status(description: JobDescription) -> None:
 
 def run_training_job(
     job: TrainingJob,
-    platform: TrainingPlatform,
+    platform: JobPlatform[TrainingJob],
     *,
     not_before: datetime | None = None,
     open_messages: Callable[[str], AbstractContextManager[Mapping[str, str]]] = _no_messages,
@@ -91,11 +129,59 @@ def run_training_job(
     retries: int = 3,
     patience: timedelta = timedelta(minutes=30),
     max_attempts: int = 100,
-) -> TrainingResult:
+) -> JobResult:
     """Trains `job`, or adopts the attempt that did or does, and waits until it has completed.
 
+    As `run_job`, which see. Raises TrainingJobFailed, TrainingJobStopped, TrainingJobVanished,
+    TooManyAttempts, PlatformUnavailable, CostAboveMaximum where what failed attempts cost leaves too
+    little for another, and what the platform raises on creation.
+    """
+    if not_before is not None:
+        # A new training starts from nothing, and its own retries resume it.
+        job = replace(job, checkpoint_series=not_before.strftime("%Y%m%dT%H%M%S"))
+    return run_job(
+        job,
+        platform,
+        TRAINING,
+        not_before=not_before,
+        open_messages=open_messages,
+        on_log=on_log,
+        take_message=take_message,
+        on_status=on_status,
+        on_attempt=on_attempt,
+        should_stop=should_stop,
+        log_complete=log_complete,
+        pause=pause,
+        poll_seconds=poll_seconds,
+        retries=retries,
+        patience=patience,
+        max_attempts=max_attempts,
+    )
+
+
+def run_job(
+    job: _Job,
+    platform: JobPlatform[_Job],
+    kind: JobKind,
+    *,
+    not_before: datetime | None = None,
+    open_messages: Callable[[str], AbstractContextManager[Mapping[str, str]]] = _no_messages,
+    on_log: Callable[[LogLine], None] = _log_line,
+    take_message: Callable[[LogLine], bool] = lambda line: False,
+    on_status: Callable[[JobDescription], None] = _log_status,
+    on_attempt: Callable[[str], None] = lambda name: None,
+    should_stop: Callable[[str], bool] = lambda name: False,
+    log_complete: Callable[[], bool] = lambda: False,
+    pause: Callable[[float], None] = time.sleep,
+    poll_seconds: float | None = None,
+    retries: int = 3,
+    patience: timedelta = timedelta(minutes=30),
+    max_attempts: int = 100,
+) -> JobResult:
+    """Runs `job`, or adopts the attempt that did or does, and waits until it has completed.
+
     With `not_before` (aware, UTC) a job created earlier is not adopted, whatever its state: the
-    time at which somebody asked for a new training. `open_messages` is entered, by the job's name,
+    time at which somebody asked for a new one. `open_messages` is entered, by the job's name,
     around the creation and the wait, and gives the environment for the job. `on_attempt` is called
     with the name before the job is created or waited for, `on_log` with each line of the log from
     its start, also when adopting, and `on_status` on each change of status. `take_message` sees each
@@ -109,17 +195,13 @@ def run_training_job(
     attempts that follow one that failed for the platform's own reasons, `patience` how long the
     platform may be out of reach.
 
-    Raises TrainingJobFailed, TrainingJobStopped, TrainingJobVanished, TooManyAttempts,
-    PlatformUnavailable, CostAboveMaximum where what failed attempts cost leaves too little for
-    another, and what the platform raises on creation.
+    Raises what `kind` says, PlatformUnavailable, CostAboveMaximum, and what the platform raises on
+    creation.
     """
     pacing = platform.pacing
     if poll_seconds is not None:
         pacing = replace(pacing, poll=poll_seconds, longest_poll=poll_seconds)
     patient = _Patient(pacing, patience, pause)
-    if not_before is not None:
-        # A new training starts from nothing, and its own retries resume it.
-        job = replace(job, checkpoint_series=not_before.strftime("%Y%m%dT%H%M%S"))
     failures = 0
     spent = 0.0
     for attempt in range(1, max_attempts + 1):
@@ -139,23 +221,24 @@ def run_training_job(
                         ended = True
                         continue
                 description, log_tail = _wait(
-                    platform, name, on_log, take_message, on_status, log_complete, patient
+                    platform, kind, name, on_log, take_message, on_status, log_complete, patient
                 )
                 ended = True
             finally:
                 if not ended and should_stop(name):
-                    _stop(platform, name)
+                    _stop(platform, kind, name)
         if description.status is JobStatus.FAILED:
-            kind = description.failure_kind
-            if kind is None or not kind.passing or failures == retries:
-                raise TrainingJobFailed(description, log_tail)
+            failure = description.failure_kind
+            if failure is None or not failure.passing or failures == retries:
+                raise kind.failed(description, log_tail)
             spent += actual_cost(description, job.limits) or 0.0
             if spent:
                 check_cost(job.limits, job.instance_count, spent=spent)
             seconds = min(pacing.retry * 2**failures, _LONGEST_RETRY)
             failures += 1
             logger.warning(
-                "training job %s failed (%s); another attempt follows in %.0f seconds",
+                "%s %s failed (%s); another attempt follows in %.0f seconds",
+                kind.noun,
                 name,
                 description.failure_reason,
                 seconds,
@@ -163,9 +246,9 @@ def run_training_job(
             pause(_jittered(seconds))
             continue
         if description.status is JobStatus.STOPPED:
-            raise TrainingJobStopped(description)
-        return TrainingResult(name, attempt, adopted, description)
-    raise TooManyAttempts(job.name(1), job.name(max_attempts))
+            raise kind.stopped(description)
+        return JobResult(name, attempt, adopted, description)
+    raise kind.exhausted(job.name(1), job.name(max_attempts))
 
 
 @dataclass(frozen=True)
@@ -191,7 +274,7 @@ class _Patient:
             seconds = min(2 * seconds, max(60.0, self.pacing.longest_poll))
 
 
-def _settled(platform: TrainingPlatform, name: str, patient: _Patient) -> JobDescription | None:
+def _settled(platform: JobPlatform[_Job], name: str, patient: _Patient) -> JobDescription | None:
     """The job of that name, once it is no longer stopping; None where there is none."""
     while True:
         try:
@@ -205,7 +288,7 @@ def _settled(platform: TrainingPlatform, name: str, patient: _Patient) -> JobDes
 
 def _adoptable(
     description: JobDescription,
-    platform: TrainingPlatform,
+    platform: JobPlatform[_Job],
     not_before: datetime | None,
     patient: _Patient,
 ) -> bool:
@@ -219,15 +302,14 @@ def _adoptable(
 
 
 def _created(
-    platform: TrainingPlatform,
-    job: TrainingJob,
+    platform: JobPlatform[_Job],
+    job: _Job,
     name: str,
     environment: Mapping[str, str],
     patient: _Patient,
 ) -> bool:
     """Whether this run created the job; False where another took the name a moment earlier."""
-    # By this a platform knows the job again whose creation it could not answer.
-    environment = {**environment, _CREATOR: uuid.uuid4().hex}
+    environment = {**environment, CREATOR: uuid.uuid4().hex}
     try:
         patient.ask(lambda: platform.create(job, name, environment))
     except JobNameTaken:
@@ -235,18 +317,19 @@ def _created(
     return True
 
 
-def _stop(platform: TrainingPlatform, name: str) -> None:
+def _stop(platform: JobPlatform[_Job], kind: JobKind, name: str) -> None:
     try:
         platform.stop(name)
     except JobNotFound:
         return
     except PlatformUnavailable as error:
         # Why the wait ended matters more to the caller.
-        logger.warning("training job %s may go on, although nobody wants it: %s", name, error)
+        logger.warning("%s %s may go on, although nobody wants it: %s", kind.noun, name, error)
 
 
 def _wait(
-    platform: TrainingPlatform,
+    platform: JobPlatform[_Job],
+    kind: JobKind,
     name: str,
     on_log: Callable[[LogLine], None],
     take_message: Callable[[LogLine], bool],
@@ -289,7 +372,7 @@ def _wait(
             patient.pause(_jittered(seconds))
         _settle_log(description, pass_on, log_complete, patient)
     except JobNotFound:
-        raise TrainingJobVanished(name) from None
+        raise kind.vanished(name) from None
     return description, tuple(log_tail)
 
 

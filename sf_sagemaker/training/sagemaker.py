@@ -1,8 +1,6 @@
 """Training jobs on Amazon SageMaker."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -10,27 +8,29 @@ from typing import Any
 
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR
 
-from sf_sagemaker.aws import Aws, AwsError, AwsUnavailable, translated
+from sf_sagemaker.aws import Aws, translated
+from sf_sagemaker.containers.llm.base_model_name import BaseModelName
 from sf_sagemaker.s3 import S3Storage
 from sf_sagemaker.storage import KeyMissing
 from sf_sagemaker.training.archive import unpack_archive
 from sf_sagemaker.training.cost import check_cost
-from sf_sagemaker.training.job import InvalidTrainingJob, TrainingJob, check_job
+from sf_sagemaker.training.job import InvalidTrainingJob, Limits, TrainingJob, check_job
 from sf_sagemaker.training.platform import (
     ArtifactMissing,
     FailureKind,
+    GivenBaseModel,
     JobDescription,
-    JobNameTaken,
     JobNotFound,
     JobStatus,
     LogLine,
     Pacing,
-    PlatformUnavailable,
     TaggedJob,
 )
+from sf_sagemaker.training.sagemaker_base_model import give_base_model
 from sf_sagemaker.training.sagemaker_code import upload_code
-from sf_sagemaker.training.sagemaker_errors import failure_kind, not_found, on_creation
+from sf_sagemaker.training.sagemaker_errors import failure_kind, on_creation
 from sf_sagemaker.training.sagemaker_image import Images
+from sf_sagemaker.training.sagemaker_jobs import SageMakerJobs, unavailable
 from sf_sagemaker.training.sagemaker_logs import log_page, read_log
 from sf_sagemaker.training.sagemaker_request import (
     CODE_CHANNEL,
@@ -42,7 +42,6 @@ from sf_sagemaker.training.sagemaker_request import (
 )
 from sf_sagemaker.training.sagemaker_tags import jobs_of_runs
 
-_APPEARING_SECONDS = 120.0  # while Describe may not know a job that was created just now
 _OUTPUT = "training-jobs"
 _PACING = Pacing(poll=15.0, longest_poll=60.0, settle=10.0, retry=60.0)
 
@@ -73,11 +72,11 @@ class SageMakerTrainingPlatform:
         self._network = Network(tuple(subnets), tuple(security_groups)) if subnets else None
         self._kms_key = kms_key
         self._images = Images(aws)
-        # What is asked for once, and which jobs are known to exist since when.
+        self._jobs = SageMakerJobs(aws, "training job", "training_job", "TrainingJobName")
+        # What is asked for once.
         self._lock = Lock()
         self._default_network: Network | None = None
         self._bucket_checked = False
-        self._known: dict[str, float] = {}
 
     @property
     def project(self) -> str:
@@ -88,17 +87,29 @@ class SageMakerTrainingPlatform:
         self, framework: str, instance_type: str | None = None, custom: str | None = None
     ) -> str:
         """An image's full address, by digest where ECR tells it. Raises ImageNotUsable."""
-        with _unavailable():
+        with unavailable():
             if custom is not None:
                 return self._images.custom(custom)
             return self._images.framework(framework, instance_type)
+
+    def base_model(self, name: str, limits: Limits, *, accept_eula: bool) -> GivenBaseModel:
+        """A model in S3 or of JumpStart, by a channel, or of the hub. Raises BaseModelRefused."""
+        with unavailable():
+            network = self._network_of(limits)
+            return give_base_model(
+                self._aws,
+                BaseModelName.parse(name),
+                accept_eula=accept_eula,
+                isolated=limits.network_isolation,
+                subnets=network.subnets if network else (),
+            )
 
     def create(self, job: TrainingJob, name: str, environment: Mapping[str, str]) -> None:
         """Starts a job. Raises JobNameTaken; JobRefused, InvalidTrainingJob, InvalidBucket,
         KeyMissing for a channel without files, or CostAboveMaximum, before anything is created."""
         check_job(job)
         check_cost(job.limits, job.instance_count)
-        with _unavailable():
+        with unavailable():
             self._check_bucket()
             self._images.check(job.image, job.limits.instance_type)
             inputs = [*self._inputs(job), *self._own_inputs(job, name, environment)]
@@ -111,29 +122,18 @@ class SageMakerTrainingPlatform:
                 inputs=inputs,
                 output_uri=self.storage.uri(_OUTPUT),
                 checkpoint_uri=self.storage.uri(job.checkpoint_key),
-                network=self._network_of(job),
+                network=self._network_of(job.limits),
                 kms_key=job.limits.kms_key or self._kms_key,
             )
-        try:
-            with translated(f"create training job {name}"):
-                self._client.create_training_job(**request)
-        except AwsError as error:
-            if error.code != "ResourceInUse":
-                raise on_creation(error, self._role_arn) from error
-            self._remember(name)
-            # The answer to an earlier try of the same call may have been lost.
-            with _unavailable(), _taken_by_deleted(name):
-                there = self._describe(name)
-            if there.get("Environment") != request["Environment"]:
-                raise JobNameTaken(
-                    f"training job {name} exists: names are never used twice"
-                ) from error
-        self._remember(name)
+        self._jobs.create(
+            request,
+            lambda there: there.get("Environment") == request["Environment"],
+            lambda error: on_creation(error, self._role_arn),
+        )
 
     def describe(self, name: str) -> JobDescription:
-        with _unavailable():
-            answer = self._describe(name)
-            region = self._aws.region
+        answer = self._jobs.describe(name)
+        region = self._aws.region
         if answer["TrainingJobStatus"] == "Deleting":
             raise JobNotFound(f"training job {name} in {region} is being deleted")
         status = JobStatus(answer["TrainingJobStatus"])
@@ -164,22 +164,15 @@ class SageMakerTrainingPlatform:
         )
 
     def stop(self, name: str) -> None:
-        try:
-            with _unavailable(), translated(f"stop training job {name}"):
-                self._client.stop_training_job(TrainingJobName=name)
-        except AwsError as error:
-            if not_found(error):
-                raise JobNotFound(f"no training job {name} in {self._aws.region}") from error
-            if error.code != "ValidationException":  # it has ended
-                raise
+        self._jobs.stop(name)
 
     def read_log(self, name: str, cursor: str | None) -> tuple[Sequence[LogLine], str | None]:
-        with _unavailable():
+        with unavailable():
             return read_log(self._aws.client("logs"), name, cursor)
 
     def has_artifact(self, name: str) -> bool:
         try:
-            with _unavailable():
+            with unavailable():
                 self.storage.size(_artifact(name))
         except KeyMissing:
             return False
@@ -190,7 +183,7 @@ class SageMakerTrainingPlatform:
         if target.is_dir():
             return target
         try:
-            with _unavailable(), self.storage.open(_artifact(name)) as raw:
+            with unavailable(), self.storage.open(_artifact(name)) as raw:
                 unpack_archive(raw, target, self.storage.uri(_artifact(name)))
         except KeyMissing:
             self.describe(name)  # raises JobNotFound
@@ -201,33 +194,9 @@ class SageMakerTrainingPlatform:
         return target
 
     def jobs_of_runs(self, run_ids: Sequence[str]) -> Sequence[TaggedJob]:
-        with _unavailable():
+        with unavailable():
             client = self._aws.client("resourcegroupstaggingapi")
             return jobs_of_runs(client, self.project, run_ids)
-
-    @property
-    def _client(self) -> Any:
-        return self._aws.client("sagemaker")
-
-    def _describe(self, name: str) -> dict[str, Any]:
-        """Raises JobNotFound, or PlatformUnavailable for a job that has not appeared yet."""
-        try:
-            with translated(f"describe training job {name}"):
-                return self._client.describe_training_job(TrainingJobName=name)
-        except AwsError as error:
-            if not not_found(error):
-                raise
-            with self._lock:
-                appearing = time.monotonic() - self._known.get(name, -_APPEARING_SECONDS)
-            if appearing < _APPEARING_SECONDS:
-                raise PlatformUnavailable(
-                    f"training job {name} was created and can't be seen yet"
-                ) from error
-            raise JobNotFound(f"no training job {name} in {self._aws.region}") from error
-
-    def _remember(self, name: str) -> None:
-        with self._lock:
-            self._known.setdefault(name, time.monotonic())
 
     def _check_bucket(self) -> None:
         with self._lock:
@@ -252,15 +221,17 @@ class SageMakerTrainingPlatform:
     def _own_inputs(
         self, job: TrainingJob, name: str, environment: Mapping[str, str]
     ) -> Iterator[Input]:
-        taken = {channel.name for channel in job.channels} & {CODE_CHANNEL, PIPES_CHANNEL}
+        named = {channel.name for channel in (*job.channels, *job.external)}
+        taken = named & {CODE_CHANNEL, PIPES_CHANNEL}
         if taken:
             raise InvalidTrainingJob(f"channel {', '.join(taken)}: that name is the platform's own")
+        for one in job.external:
+            yield Input(one.name, one.uri, accept_eula=one.accept_eula)
         yield Input(CODE_CHANNEL, self.storage.uri(upload_code(self.storage, job.program)) + "/")
         if DAGSTER_PIPES_CONTEXT_ENV_VAR in environment:
             yield Input(PIPES_CHANNEL, self.storage.uri(context_key(name)))
 
-    def _network_of(self, job: TrainingJob) -> Network | None:
-        limits = job.limits
+    def _network_of(self, limits: Limits) -> Network | None:
         if limits.subnets:
             return Network(limits.subnets, limits.security_groups)
         if not limits.default_subnets:
@@ -269,23 +240,6 @@ class SageMakerTrainingPlatform:
             if self._default_network is None:
                 self._default_network = _find_default_network(self._aws.client("ec2"))
             return self._default_network
-
-
-@contextmanager
-def _taken_by_deleted(name: str) -> Iterator[None]:
-    try:
-        yield
-    except JobNotFound as error:
-        raise JobNameTaken(f"training job {name} existed: names are never used twice") from error
-
-
-@contextmanager
-def _unavailable() -> Iterator[None]:
-    """What is AWS's trouble inside is the platform's outside."""
-    try:
-        yield
-    except AwsUnavailable as error:
-        raise PlatformUnavailable(str(error)) from error
 
 
 def _find_default_network(ec2: Any) -> Network:

@@ -19,6 +19,7 @@ class ImageNotUsable(JobRefused):
     """A container image that isn't there, or is for another processor architecture."""
 
 
+_MISSING = re.compile(r"not found|could not find", re.I)
 _LIMIT = re.compile(r"is (?P<most>\d+) Instances.* request delta of (?P<wanted>\d+) Instances")
 # FailureReason begins with the kind of error; what follows may be the program's own words.
 _KINDS = (
@@ -41,12 +42,20 @@ def failure_kind(reason: str) -> FailureKind | None:
 def not_found(error: AwsError) -> bool:
     """Whether the service knows no job of that name; Describe says so as a ValidationException."""
     return error.code in ("ResourceNotFound", "ResourceNotFoundException") or (
-        error.code == "ValidationException" and "not found" in str(error).lower()
+        error.code == "ValidationException" and _MISSING.search(str(error)) is not None
     )
 
 
-def on_creation(error: AwsError, role_arn: str) -> SfSagemakerError:
-    """What a refused CreateTrainingJob means to the caller of a platform."""
+def on_creation(
+    error: AwsError,
+    role_arn: str,
+    use: str = "training job usage",
+    setting: str = "compute.instance_type",
+) -> SfSagemakerError:
+    """What a refused creation of a job means to the caller of a platform.
+
+    `use` is what the quota for such jobs is called, `setting` what chooses their instances.
+    """
     text = str(error)
     if isinstance(error, AwsUnavailable):
         return PlatformUnavailable(text)
@@ -55,8 +64,8 @@ def on_creation(error: AwsError, role_arn: str) -> SfSagemakerError:
         if limit is not None and int(limit["most"]) >= int(limit["wanted"]):
             return PlatformUnavailable(f"{text} Other jobs use the instances now")
         return QuotaExceeded(
-            f"{text} Ask for a higher quota in Service Quotas (Amazon SageMaker, training job "
-            "usage), or choose another compute.instance_type"
+            f"{text} Ask for a higher quota in Service Quotas (Amazon SageMaker, {use}), or choose "
+            f"another {setting}"
         )
     denied = isinstance(error, AccessDenied)
     if (denied and "iam:PassRole" in text) or (

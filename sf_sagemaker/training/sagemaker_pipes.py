@@ -4,13 +4,9 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from sf_sagemaker.training.holding import StepContext, not_retried
 from sf_sagemaker.training.job import TrainingJob
-from sf_sagemaker.training.pipes import (
-    PipesTrainingClient,
-    StepContext,
-    TrainingInvocation,
-    not_retried,
-)
+from sf_sagemaker.training.pipes import PipesTrainingClient, TrainingInvocation
 from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
 from sf_sagemaker.training.sagemaker_messages import SageMakerMessages
 

@@ -11,20 +11,27 @@ from sf_sagemaker.training.sagemaker_request import TAG_PREFIX, project_tag
 _VALUES = 20  # of one tag in a filter, Resource Groups Tagging API reference
 
 
-def jobs_of_runs(client: Any, project: str, run_ids: Sequence[str]) -> list[TaggedJob]:
-    """The jobs of a project that runs created: a call for each twenty runs, and for each page."""
+def jobs_of_runs(
+    client: Any, project: str, run_ids: Sequence[str], kind: str = "training-job"
+) -> list[TaggedJob]:
+    """The jobs of a project that runs created: a call for each twenty runs, and for each page.
+
+    `kind` is SageMaker's type of resource: training-job, automl-job.
+    """
     return [
         job
         for first in range(0, len(run_ids), _VALUES)
-        for job in _find(client, project_tag(project), run_ids[first : first + _VALUES])
+        for job in _find(client, project_tag(project), run_ids[first : first + _VALUES], kind)
     ]
 
 
-def _find(client: Any, tags: Mapping[str, str], run_ids: Sequence[str]) -> Iterator[TaggedJob]:
+def _find(
+    client: Any, tags: Mapping[str, str], run_ids: Sequence[str], kind: str
+) -> Iterator[TaggedJob]:
     filters = [{"Key": key, "Values": [value]} for key, value in tags.items()]
     with translated("look for training jobs by their tags"):
         pages = client.get_paginator("get_resources").paginate(
-            ResourceTypeFilters=["sagemaker:training-job"],
+            ResourceTypeFilters=[f"sagemaker:{kind}"],
             TagFilters=[*filters, {"Key": RUN_TAG, "Values": list(run_ids)}],
         )
         for page in pages:

@@ -11,8 +11,8 @@ import dagster as dg
 from sf_sagemaker.aws import Aws
 from sf_sagemaker.containers import program_files
 from sf_sagemaker.s3 import S3Storage
+from sf_sagemaker.training.holding import StepContext
 from sf_sagemaker.training.job import Limits, Program, TrainingJob
-from sf_sagemaker.training.pipes import StepContext
 from sf_sagemaker.training.platform import Pacing
 from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
 from sf_sagemaker.training.sagemaker_pipes import PipesSageMakerClient

@@ -10,13 +10,10 @@ import dagster as dg
 import pytest
 
 from sf_sagemaker.training.errors import TrainingJobFailed
+from sf_sagemaker.training.holding import job_tag
 from sf_sagemaker.training.job import TrainingJob
 from sf_sagemaker.training.local import LocalTrainingPlatform
-from sf_sagemaker.training.pipes import (
-    FileMessages,
-    PipesTrainingClient,
-    job_tag,
-)
+from sf_sagemaker.training.pipes import FileMessages, PipesTrainingClient
 from sf_sagemaker.training.platform import JobStatus
 
 NewJob = Callable[..., TrainingJob]

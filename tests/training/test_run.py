@@ -23,7 +23,7 @@ from sf_sagemaker.training.errors import (
 from sf_sagemaker.training.job import TrainingJob
 from sf_sagemaker.training.local import LocalTrainingPlatform
 from sf_sagemaker.training.platform import JobDescription, JobStatus, LogLine
-from sf_sagemaker.training.run import TrainingResult, run_training_job
+from sf_sagemaker.training.run import JobResult, run_training_job
 
 NewJob = Callable[..., TrainingJob]
 WaitUntil = Callable[..., None]
@@ -48,7 +48,7 @@ class Runs:
     def messages(self, name: str) -> Iterator[Mapping[str, str]]:
         yield self.environment
 
-    def run(self, job: TrainingJob, **options) -> TrainingResult:
+    def run(self, job: TrainingJob, **options) -> JobResult:
         return run_training_job(
             job, self.platform, **{"open_messages": self.messages, "poll_seconds": 0.02, **options}
         )
@@ -222,9 +222,7 @@ def test_a_lost_artifact_makes_the_next_attempt(runs: Runs, new_job: NewJob) -> 
     runs.run(job)
     runs.platform.storage.delete(f"training-jobs/{job.name(1)}/output")
     assert runs.run(job).name == job.name(2)
-    assert runs.run(job) == TrainingResult(
-        job.name(2), 2, True, runs.platform.describe(job.name(2))
-    )
+    assert runs.run(job) == JobResult(job.name(2), 2, True, runs.platform.describe(job.name(2)))
 
 
 def test_two_runs_at_once_train_once(runs: Runs, new_job: NewJob, beating) -> None:

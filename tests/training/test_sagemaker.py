@@ -47,7 +47,7 @@ from sf_sagemaker.training.platform import (
     Pacing,
     PlatformUnavailable,
 )
-from sf_sagemaker.training.run import TrainingResult, run_training_job
+from sf_sagemaker.training.run import JobResult, run_training_job
 from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
 from sf_sagemaker.training.sagemaker_errors import (
     ImageNotUsable,
@@ -90,7 +90,7 @@ class Runs:
         self.statuses: list[str] = []
         self.environment: dict[str, str] = {}
 
-    def run(self, job: TrainingJob, **options: Any) -> TrainingResult:
+    def run(self, job: TrainingJob, **options: Any) -> JobResult:
         self.lines.clear()
         return run_training_job(
             job,
@@ -775,7 +775,7 @@ def test_a_job_that_is_deleted_under_us_vanishes(
     runs: Runs, sagemaker_job: NewJob, service: SageMakerService, wait_until: WaitUntil,
     sagemaker: SageMakerTrainingPlatform, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("sf_sagemaker.training.sagemaker._APPEARING_SECONDS", 0.5)
+    monkeypatch.setattr("sf_sagemaker.training.sagemaker_jobs._APPEARING_SECONDS", 0.5)
     job = sagemaker_job(WAITING)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(runs.run, job)
@@ -802,7 +802,7 @@ def test_a_job_that_is_being_deleted_is_no_job(
 def test_the_name_of_a_deleted_job_is_passed_over(
     runs: Runs, sagemaker_job: NewJob, service: SageMakerService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sf_sagemaker.training.sagemaker._APPEARING_SECONDS", 0.3)
+    monkeypatch.setattr("sf_sagemaker.training.sagemaker_jobs._APPEARING_SECONDS", 0.3)
     job = sagemaker_job()
     service.faults.fail(
         "CreateTrainingJob",
@@ -1004,8 +1004,11 @@ def test_the_frameworks_images_are_sagemakers_own(sagemaker: SageMakerTrainingPl
     assert image.endswith("/sagemaker-xgboost:3.2-0")
     image = sagemaker.image("llm", "ml.g5.xlarge")
     assert "huggingface-pytorch-training" in image
-    with pytest.raises(ImageNotUsable, match=r"ml.m5.xlarge.*GPUs"):
-        sagemaker.image("llm", "ml.m5.xlarge")
+    for kind in ("ml.g4dn.12xlarge", "ml.g6e.xlarge", "ml.p4d.24xlarge", "ml.p5.48xlarge"):
+        assert sagemaker.image("llm", kind) == image
+    for kind in ("ml.m5.xlarge", "ml.c6gn.xlarge", "ml.m7g.xlarge", "ml.trn1.2xlarge"):
+        with pytest.raises(ImageNotUsable, match=rf"{kind}, which has no GPU.*families g or p"):
+            sagemaker.image("llm", kind)
 
 
 def test_no_credential_is_told_to_anyone(

@@ -16,7 +16,7 @@ import dagster as dg
 import pytest
 
 from sf_sagemaker.aws import Aws
-from sf_sagemaker.training.pipes import job_tag
+from sf_sagemaker.training.holding import job_tag
 from sf_sagemaker.training.platform import JobStatus
 from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
 from standins.sagemaker.service import SageMakerService
