@@ -21,6 +21,7 @@ from sf_sagemaker.containers.errors import ContainerError
 
 _Json = TypeVar("_Json", list, dict)
 
+FAILURE_FILE = "SF_SAGEMAKER_FAILURE_FILE"  # names another one, for a process of several
 FAILURE_LIMIT = 1024  # characters of the failure file that reach FailureReason
 
 
@@ -36,7 +37,8 @@ class Stopped(ContainerError):
 class Environment:
     """What a platform tells a training script. Hyperparameter values are strings.
 
-    `hosts` are in the order of their numbers, the same on each of them.
+    `hosts` are in the order of their numbers, the same on each of them. `num_gpus` is None where the
+    platform doesn't say.
     """
 
     model_dir: Path
@@ -46,6 +48,7 @@ class Environment:
     hosts: tuple[str, ...]
     current_host: str
     num_cpus: int
+    num_gpus: int | None = None
 
     @classmethod
     def read(cls, variables: Mapping[str, str]) -> "Environment":
@@ -68,6 +71,9 @@ class Environment:
         cpus = variables.get("SM_NUM_CPUS") or str(os.cpu_count() or 1)
         if not cpus.isdigit() or int(cpus) < 1:
             raise InvalidEnvironment(f"SM_NUM_CPUS is {cpus!r}: expected a positive whole number")
+        gpus = variables.get("SM_NUM_GPUS")
+        if gpus and not gpus.isdigit():
+            raise InvalidEnvironment(f"SM_NUM_GPUS is {gpus!r}: expected a whole number")
         return cls(
             model_dir=model_dir,
             output_data_dir=Path(
@@ -86,6 +92,7 @@ class Environment:
             hosts=ordered,
             current_host=current,
             num_cpus=int(cpus),
+            num_gpus=int(gpus) if gpus else None,
         )
 
     @property
@@ -158,7 +165,7 @@ def run(main: Callable[[Environment, StopSignal], None]) -> None:
     stderr, and ends the process with status 1.
     """
     model_dir = Path(os.environ.get("SM_MODEL_DIR", base_dir(os.environ) / "model"))
-    failure_file = _failure_file(model_dir)
+    failure_file = Path(os.environ.get(FAILURE_FILE) or _failure_file(model_dir))
     failure_file.unlink(missing_ok=True)
     sys.excepthook = partial(_record_failure, failure_file)
     stop = StopSignal()

@@ -12,7 +12,7 @@ from sf_sagemaker.aws import AccessDenied, Aws, AwsError, AwsUnavailable, transl
 from sf_sagemaker.training.platform import PlatformUnavailable
 from sf_sagemaker.training.sagemaker_errors import ImageNotUsable
 
-# The newest images whose libraries are those that this project is pinned to.
+# The newest images. That of Hugging Face has peft 0.18, whose adapters newer ones read.
 _XGBOOST = "3.2-0"
 _TRANSFORMERS = "5.3.0"
 _TORCH = "pytorch2.9.0"
@@ -28,6 +28,8 @@ _MEDIA_TYPES = [
 ]
 # Instance families with Graviton processors: a "g" after the generation, as in m7g and c6gn.
 _ARM = re.compile(r"ml\.[a-z]+\d+g[a-z]*\.|ml\.t4g\.|ml\.p6e-gb\d+\.")
+# Instance families with GPUs of Nvidia, which the image for language models is built for.
+_GPUS = re.compile(r"ml\.(g|p)\d")
 _DOWNLOAD_SECONDS = 10
 
 
@@ -36,10 +38,21 @@ def architecture(instance_type: str) -> str:
     return "arm64" if _ARM.match(instance_type) else "amd64"
 
 
+def has_gpus(instance_type: str) -> bool:
+    """Whether instances of a type have GPUs."""
+    return _GPUS.match(instance_type) is not None
+
+
 def framework_image(framework: str, region: str, instance_type: str | None) -> str:
     """SageMaker's image for a framework, by its tag. Raises ImageNotUsable."""
     from sagemaker.core import image_uris
 
+    if framework == "llm" and not has_gpus(instance_type or ""):
+        raise ImageNotUsable(
+            f"compute.instance_type is {instance_type}, which has no GPU, and SageMaker's image for "
+            "language models needs one: choose an instance of the families g or p, such as "
+            "ml.g5.xlarge, or name an image of your own as compute.image"
+        )
     try:
         if framework == "xgboost":
             return image_uris.retrieve("xgboost", region=region, version=_XGBOOST)
@@ -54,7 +67,7 @@ def framework_image(framework: str, region: str, instance_type: str | None) -> s
     except (ValueError, KeyError) as error:
         raise ImageNotUsable(
             f"SageMaker has no image for {framework} on {instance_type} in {region} ({error}): set "
-            "compute.image, or compute.instance_type to one with GPUs for a language model"
+            "compute.image"
         ) from error
 
 

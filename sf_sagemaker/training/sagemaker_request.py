@@ -31,11 +31,15 @@ _CHANNELS = 20
 
 @dataclass(frozen=True)
 class Input:
-    """An input channel: an address in S3, a folder with its closing slash or a single object."""
+    """An input channel: an address in S3, a folder with its closing slash or a single object.
+
+    `accept_eula` opens a gated model, whose terms of use somebody has accepted.
+    """
 
     channel: str
     uri: str
     sharded: bool = False
+    accept_eula: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def training_request(
         resources["KeepAlivePeriodInSeconds"] = _seconds(limits.keep_alive)
     if kms_key is not None:
         output["KmsKeyId"] = kms_key
-        if not _LOCAL_STORAGE.match(limits.instance_type):
+        if not has_own_disks(limits.instance_type):
             resources["VolumeKmsKeyId"] = kms_key
     request = {
         "TrainingJobName": name,
@@ -104,6 +108,11 @@ def training_request(
         }
     _check(request)
     return request
+
+
+def has_own_disks(instance_type: str) -> bool:
+    """Whether an instance has disks that encrypt by a key of theirs, and takes no other."""
+    return _LOCAL_STORAGE.match(instance_type) is not None
 
 
 def context_key(name: str) -> str:
@@ -135,16 +144,17 @@ def _command(entry_point: str) -> str:
 
 
 def _channel(one: Input) -> dict[str, Any]:
+    source: dict[str, Any] = {
+        "S3DataType": "S3Prefix",
+        "S3Uri": one.uri,
+        "S3DataDistributionType": "ShardedByS3Key" if one.sharded else "FullyReplicated",
+    }
+    if one.accept_eula:
+        source["ModelAccessConfig"] = {"AcceptEula": True}
     return {
         "ChannelName": one.channel,
         "InputMode": "File",
-        "DataSource": {
-            "S3DataSource": {
-                "S3DataType": "S3Prefix",
-                "S3Uri": one.uri,
-                "S3DataDistributionType": "ShardedByS3Key" if one.sharded else "FullyReplicated",
-            }
-        },
+        "DataSource": {"S3DataSource": source},
     }
 
 

@@ -12,7 +12,9 @@ from sf_sagemaker.containers.hyperparameters import (
     unknown,
     whole,
 )
+from sf_sagemaker.containers.llm.base_model_name import FORMS, BaseModelName, InvalidBaseModel
 
+PRECISIONS = ("auto", "float32", "bfloat16")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -20,14 +22,18 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 class Hyperparameters:
     """What decides a fine-tuning, besides its data.
 
-    `base_model` is a model id of the Hugging Face hub, a folder with safetensors, or
-    `package:<name>` for one that a Python package carries. `lora_layers` counts layers from the
+    `base_model` is a text as BaseModelName reads it. `lora_layers` counts layers from the
     last one down; None is all of them. `lora_targets` are names of modules in each layer.
     `max_tokens` bounds prompt and completion together. `warmup` is the share of steps in which the
     learning rate rises. `balance` goes from 0, completions as frequent as they are, to 1, all of
     them equally frequent. `answers` is the largest number of distinct completions that are taken
     for a fixed list of answers, to be ranked. `instruction` is what the untuned base is told before
     each prompt, where the model is compared with it; None names the answers.
+
+    What fits into a GPU's memory: `micro_batch_size` rows are computed at a time, whose gradients add
+    up to those of the batch; None takes each GPU's part of the batch at once. With
+    `gradient_checkpointing`, activations are computed again instead of being kept. `precision` is the
+    base's: auto takes bfloat16 on a GPU that has it, and float32 elsewhere. The adapter is float32.
     """
 
     base_model: str
@@ -43,6 +49,9 @@ class Hyperparameters:
     balance: float = 0.0
     answers: int = 20
     instruction: str | None = None
+    micro_batch_size: int | None = None
+    gradient_checkpointing: bool = False
+    precision: str = "auto"
     seed: int = 0
 
 
@@ -61,9 +70,14 @@ def _targets(text: str) -> tuple[str, ...]:
 
 
 def _name(text: str) -> str:
-    if not text.strip():
-        raise ValueError("a hub id, a folder, or package:<name>")
-    return text
+    try:
+        return BaseModelName.parse(text).text
+    except InvalidBaseModel:
+        raise ValueError(FORMS) from None
+
+
+def _flag(text: str) -> bool:
+    return choice("true", "false")(text.lower()) == "true"
 
 
 _READERS: Mapping[str, Callable[[str], Any]] = {
@@ -80,6 +94,9 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "balance": number(0, 1),
     "answers": whole(0),
     "instruction": str.strip,
+    "micro_batch_size": whole(1),
+    "gradient_checkpointing": _flag,
+    "precision": choice(*PRECISIONS),
     "seed": whole(0),
 }
 
@@ -91,9 +108,7 @@ def parse_hyperparameters(strings: Mapping[str, str]) -> Hyperparameters:
         if name not in known:
             raise unknown(name, known)
     if "base_model" not in strings:
-        raise InvalidHyperparameter(
-            "base_model is missing: expected a hub id, a folder, or package:<name>"
-        )
+        raise InvalidHyperparameter(f"base_model is missing: expected {FORMS}")
     return Hyperparameters(
         **{name: read_value(name, text, _READERS[name]) for name, text in strings.items()}
     )

@@ -39,7 +39,8 @@ class ModelCard:
     the same for the base with `instruction` on a line before each prompt, and `confusion` {split: {"answers",
     "counts"}}, by actual answer and answer given. `unseen_completions` counts, by split, rows whose
     completion the train split doesn't have, `cut_prompts` rows whose prompt was longer than
-    max_tokens allows. `learning_curve` is {split: {"step": […], "loss": […]}}, in nats by token.
+    max_tokens allows. `precision` is that of the base's weights, float32 or
+    bfloat16. `learning_curve` is {split: {"step": […], "loss": […]}}, in nats by token.
     """
 
     model: str
@@ -64,6 +65,7 @@ class ModelCard:
     golden_rows: tuple[GoldenRow, ...]
     seed: int
     instance_count: int
+    precision: str = "float32"
 
     def write(self, folder: Path) -> None:
         """Writes the card into a model's folder. Numbers that JSON doesn't have become null."""

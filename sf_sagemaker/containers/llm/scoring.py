@@ -45,9 +45,9 @@ def make_batch(
     return Batch(ids, mask, _positions(mask), labels)
 
 
-def batch_loss(model: CausalModel, batch: Batch) -> torch.Tensor:
-    """The mean loss of the completions' tokens. Prompts and padding have no part in it."""
-    return _token_losses(model, batch).sum() / (batch.labels != _UNSEEN).sum()
+def summed_loss(model: CausalModel, batch: Batch) -> torch.Tensor:
+    """The sum of the losses of the completions' tokens. Prompts and padding have no part in it."""
+    return _token_losses(model, batch).sum()
 
 
 @torch.inference_mode()

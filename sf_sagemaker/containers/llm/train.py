@@ -1,7 +1,8 @@
 """Fine-tunes a language model on the shards of a dataset, under SageMaker's container contract.
 
 Channels: `train`, `validation`, `test` with the columns prompt and completion, and `manifest`. The
-adapter and its card go to SM_MODEL_DIR. One host trains, on its accelerator where it has one.
+adapter and its card go to SM_MODEL_DIR. A channel `base_model` brings the base, where there is one. One
+host trains, on all of its GPUs where it has some.
 """
 
 import importlib.metadata
@@ -14,7 +15,7 @@ import torch
 
 from sf_sagemaker.containers.environment import Environment, StopSignal
 from sf_sagemaker.containers.errors import ContainerError
-from sf_sagemaker.containers.llm.base_model import BaseModel, find_base_model
+from sf_sagemaker.containers.llm.base_model import CHANNEL, BaseModel, find_base_model
 from sf_sagemaker.containers.llm.checkpoints import CheckpointFolder
 from sf_sagemaker.containers.llm.evaluation import (
     Scores,
@@ -24,8 +25,15 @@ from sf_sagemaker.containers.llm.evaluation import (
 )
 from sf_sagemaker.containers.llm.examples import Encoded, Example, encode, read_examples
 from sf_sagemaker.containers.llm.hyperparameters import Hyperparameters, parse_hyperparameters
-from sf_sagemaker.containers.llm.model import LanguageModel, golden_rows, load_base, pad_token
+from sf_sagemaker.containers.llm.model import (
+    LanguageModel,
+    golden_rows,
+    load_base,
+    pad_token,
+    precision_of,
+)
 from sf_sagemaker.containers.llm.model_card import ModelCard, Sample
+from sf_sagemaker.containers.llm.processes import Group
 from sf_sagemaker.containers.llm.tuning import Tuned, add_adapter, tune
 from sf_sagemaker.containers.manifest import (
     SPLITS,
@@ -39,6 +47,7 @@ from sf_sagemaker.containers.reporter import Reporter, open_reporter
 _HELD_OUT = ("validation", "test")
 _GOLDEN_ROWS = 8
 _SAMPLES = 10
+_ALONE = Group()
 _LIBRARIES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy", "pyarrow")
 
 Examples = Mapping[str, list[Example]]
@@ -52,8 +61,12 @@ class ConstantCompletion(ContainerError):
     """Training rows that all have the same completion."""
 
 
-def train(environment: Environment, stop: StopSignal) -> None:
-    """The whole training. Raises ContainerError."""
+class OutOfGpuMemory(ContainerError):
+    """A training that needs more memory than a GPU has."""
+
+
+def train(environment: Environment, stop: StopSignal, group: Group = _ALONE) -> None:
+    """The whole training, or one process's part in it. Raises ContainerError."""
     hyperparameters = parse_hyperparameters(environment.hyperparameters)
     if len(environment.hosts) > 1:
         raise OneHostOnly(
@@ -65,8 +78,15 @@ def train(environment: Environment, stop: StopSignal) -> None:
         split: read_examples(environment.channel(split), split, stop.check) for split in SPLITS
     }
     _check(dataset, examples)
-    with open_reporter() as reporter:
-        _train(environment, hyperparameters, dataset, examples, reporter, stop)
+    with open_reporter(leads=group.leads) as reporter:
+        try:
+            _train(environment, hyperparameters, dataset, examples, reporter, stop, group)
+        except torch.OutOfMemoryError as error:
+            raise OutOfGpuMemory(
+                f"{str(error).splitlines()[0]} Set hyperparameters.micro_batch_size to fewer rows, "
+                "hyperparameters.gradient_checkpointing to true, or compute.instance_type to one "
+                "whose GPUs have more memory"
+            ) from error
 
 
 def _train(
@@ -76,12 +96,15 @@ def _train(
     examples: Examples,
     reporter: Reporter,
     stop: StopSignal,
+    group: Group,
 ) -> None:
-    torch.set_num_threads(environment.num_cpus)
+    torch.set_num_threads(max(1, environment.num_cpus // group.size))
     reporter.info(f"base model {hyperparameters.base_model}")
-    base = find_base_model(hyperparameters.base_model)
+    base = find_base_model(hyperparameters.base_model, channel=environment.channels.get(CHANNEL))
     stop.check()
-    untuned, tokenizer = load_base(base)
+    untuned, tokenizer = load_base(base, hyperparameters.precision)
+    precision, device = precision_of(untuned), untuned.device
+    reporter.info(f"training on {group.size} x {device.type} in {precision}")
     encoded = {
         split: encode(rows, tokenizer, hyperparameters.max_tokens)
         for split, rows in examples.items()
@@ -99,7 +122,10 @@ def _train(
         ),
         reporter=reporter,
         stop=stop,
+        group=group,
     )
+    if not group.leads:
+        return
     reporter.info(f"trained {tuned.steps} steps in {time.monotonic() - started:.0f} s")
     card = _card(environment, hyperparameters, dataset, base, examples, encoded, tuned)
     model = LanguageModel(tuned.model, tokenizer, card)
@@ -198,6 +224,7 @@ def _card(
         golden_rows=(),
         seed=hyperparameters.seed,
         instance_count=1,
+        precision=precision_of(tuned.model),
     )
 
 

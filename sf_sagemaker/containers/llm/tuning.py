@@ -20,7 +20,8 @@ from sf_sagemaker.containers.errors import ContainerError
 from sf_sagemaker.containers.llm.checkpoints import Checkpoint, CheckpointFolder, History
 from sf_sagemaker.containers.llm.examples import Encoded
 from sf_sagemaker.containers.llm.hyperparameters import Hyperparameters
-from sf_sagemaker.containers.llm.scoring import batch_loss, completion_losses, make_batch
+from sf_sagemaker.containers.llm.processes import Group
+from sf_sagemaker.containers.llm.scoring import completion_losses, make_batch, summed_loss
 from sf_sagemaker.containers.reporter import Reporter
 
 _CHECKPOINTS = 10  # in a training
@@ -111,11 +112,13 @@ def tune(
     checkpoints: CheckpointFolder,
     reporter: Reporter,
     stop: StopSignal,
+    group: Group,
 ) -> Tuned:
-    """Trains the adapter from the newest checkpoint on.
+    """Trains the adapter from the newest checkpoint on, the same one in all processes of a group.
 
-    An interrupted training that starts again makes the same adapter as one that wasn't
-    interrupted. Raises Stopped after a SIGTERM, and DivergedTraining.
+    An interrupted training that starts again makes the same adapter as one that wasn't interrupted.
+    However many processes share the rows of a batch, its gradient is that of all of them. Raises
+    Stopped after a SIGTERM, and DivergedTraining.
     """
     plan = plan_batches(train, hyperparameters)
     looked_at = validation[:_LOOKED_AT]
@@ -125,19 +128,20 @@ def tune(
     )
     step, history = _resume(checkpoints, trained, optimizer, reporter)
     saved = step
+    if hyperparameters.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
     while step < len(plan):
-        if stop.requested:
-            if step > saved:
+        if group.any(stop.requested):
+            if step > saved and group.leads:
                 checkpoints.save(_checkpoint(step, history, trained, optimizer))
             raise Stopped(f"stopped by SIGTERM after step {step}: no model was written")
         rate = hyperparameters.learning_rate * _schedule(step, len(plan), hyperparameters.warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        chosen = [train[i] for i in plan[step]]
-        batch = make_batch([e.prompt for e in chosen], [e.completion for e in chosen], pad)
-        loss = batch_loss(model, batch)
-        loss.backward()
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = rate
+        rows = [train[i] for i in plan[step]]
+        loss = _add_gradients(model, rows, hyperparameters.micro_batch_size, pad, group)
+        loss = group.add_up_gradients(list(trained.values()), loss)
         norm = torch.nn.utils.clip_grad_norm_(trained.values(), _MAX_GRADIENT_NORM)
         # Clipping makes nothing of gradients that are infinite, and hides that training stands still.
         if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
@@ -152,16 +156,37 @@ def tune(
         _record(history, "train", step, loss.item())
         if looked_at and step % max(1, len(plan) // _LOOKS) == 0:
             model.eval()
-            losses = completion_losses(model, looked_at, pad)
+            losses = completion_losses(model, group.part(looked_at), pad)
+            total = group.total(torch.tensor([losses.sum()]))
             tokens = sum(len(example.completion) for example in looked_at)
-            _record(history, "validation", step, float(losses.sum() / tokens))
+            _record(history, "validation", step, total.item() / tokens)
             model.train()
         reporter.progress(step, len(plan), **_latest(history))
-        if step % max(1, len(plan) // _CHECKPOINTS) == 0 or step == len(plan):
+        if group.leads and (step % max(1, len(plan) // _CHECKPOINTS) == 0 or step == len(plan)):
             checkpoints.save(_checkpoint(step, history, trained, optimizer))
             saved = step
     model.eval()
     return Tuned(model, step, history)
+
+
+def _add_gradients(
+    model: PeftModel, rows: Sequence[Encoded], micro: int | None, pad: int, group: Group
+) -> torch.Tensor:
+    """Adds the gradients of this process's part of a batch, `micro` rows at a time.
+
+    Gives its part of the batch's loss, the mean over the completions' tokens of all processes.
+    """
+    predicted = sum(len(row.completion) for row in rows)
+    mine = group.part(rows)
+    size = micro or max(1, len(mine))
+    loss = torch.zeros((), device=next(model.parameters()).device)
+    for start in range(0, len(mine), size):
+        chosen = mine[start : start + size]
+        batch = make_batch([row.prompt for row in chosen], [row.completion for row in chosen], pad)
+        part = summed_loss(model, batch) / predicted
+        part.backward()
+        loss += part.detach()
+    return loss
 
 
 def _weights(examples: Sequence[Encoded], balance: float) -> np.ndarray:

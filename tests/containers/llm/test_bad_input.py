@@ -173,7 +173,10 @@ def test_a_stop_before_training_is_heeded(new_job, reports):
         ("max_tokens", "8", "expected a whole number from 16"),
         ("balance", "1.5", r"expected a number in \[0, 1\]"),
         ("warmup", "-0.1", r"expected a number in \[0, 1\]"),
-        ("base_model", " ", "expected a hub id, a folder, or package:<name>"),
+        ("micro_batch_size", "0", "expected a whole number from 1"),
+        ("gradient_checkpointing", "yes", "expected one of true, false"),
+        ("precision", "float16", "expected one of auto, float32, bfloat16"),
+        ("base_model", " ", r"expected a hub id \(organization/name"),
     ],
 )
 def test_a_wrong_hyperparameter_is_explained(name: str, value: str, says: str):

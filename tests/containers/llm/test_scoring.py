@@ -21,10 +21,10 @@ from sf_sagemaker.containers.llm.hyperparameters import Hyperparameters
 from sf_sagemaker.containers.llm.model import load_base
 from sf_sagemaker.containers.llm.scoring import (
     answer_scores,
-    batch_loss,
     completion_losses,
     generate,
     make_batch,
+    summed_loss,
 )
 from sf_sagemaker.containers.llm.tuning import plan_batches
 
@@ -64,8 +64,8 @@ def test_prompts_have_no_part_in_the_training_loss(base):
     model, tokenizer = base
     encoded = encode(EXAMPLES, tokenizer, 96)
     batch = make_batch([e.prompt for e in encoded], [e.completion for e in encoded], pad=0)
-    expected = np.mean([loss for e in encoded for loss in plain_loss(model, e)])
-    assert batch_loss(model, batch).item() == pytest.approx(expected, rel=1e-5)
+    expected = np.sum([loss for e in encoded for loss in plain_loss(model, e)])
+    assert summed_loss(model, batch).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_answers_score_as_completions_do(base):

@@ -10,8 +10,8 @@ from containers.training_container import Tables
 from sf_sagemaker.containers.llm.model import load_model
 from sf_sagemaker.containers.serving.golden import golden_request
 from sf_sagemaker.containers.serving.llm_handler import MAX_INSTANCES, LanguageModelHandler
+from sf_sagemaker.containers.serving.loading import load
 from sf_sagemaker.containers.serving.requests import RequestRefused, UnsupportedMediaType
-from sf_sagemaker.containers.serving.server import load
 
 pytestmark = pytest.mark.slow
 
@@ -89,3 +89,17 @@ def test_more_rows_than_are_answered_in_time_and_other_types(handler: LanguageMo
         ask(handler, *[{"prompt": PROMPT}] * (MAX_INSTANCES + 1))
     with pytest.raises(UnsupportedMediaType, match=r"text/csv.*expected application/json"):
         handler.answer(PROMPT.encode(), "text/csv", "")
+
+
+def test_a_batch_transform_sends_lines_and_more_of_them(handler: LanguageModelHandler) -> None:
+    batch = LanguageModelHandler(handler.model, batch=True)
+    rows = [{"prompt": PROMPT}] * MAX_INSTANCES + [{"prompt": f"{PROMPT} again"}]
+    body = "\n".join(json.dumps(row) for row in rows).encode()
+    answer, content_type = batch.answer(body, "application/jsonlines", "application/jsonlines")
+    assert content_type == "application/jsonlines"
+    lines = [json.loads(line) for line in answer.splitlines()]
+    assert len(lines) == len(rows)
+    assert lines[0] == lines[MAX_INSTANCES - 1] == ask(handler, rows[0])[0]
+    assert lines[-1] == ask(handler, rows[-1])[0]
+    with pytest.raises(RequestRefused, match=f"send up to {MAX_INSTANCES}"):
+        handler.answer(body, "application/jsonlines", "")

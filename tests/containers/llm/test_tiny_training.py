@@ -5,10 +5,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from containers.llm.conftest import StopAfter
 from sf_sagemaker.containers.environment import Stopped
+from sf_sagemaker.containers.llm.model import load_model
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -121,3 +124,36 @@ def test_the_last_layers_alone_can_be_trained(new_job, reports):
     card = card_of(new_job(reports).train(lora_layers=1, lora_targets="q_proj,v_proj"))
     # rank 8: eight times (128 in + 128 out) for q_proj, and (128 + 64) for v_proj
     assert card["trainable_parameters"] == 8 * (256 + 192)
+
+
+def close(one: Path, other: Path, tolerance: float) -> None:
+    """That two trainings went alike, step by step."""
+    curves = [card_of(model)["learning_curve"] for model in (one, other)]
+    for split in ("train", "validation"):
+        losses = [curve[split]["loss"] for curve in curves]
+        np.testing.assert_allclose(*losses, rtol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "saving",
+    [{"micro_batch_size": 3}, {"micro_batch_size": 1}, {"gradient_checkpointing": "true"}],
+    ids=str,
+)
+def test_what_saves_memory_trains_the_same(new_job, reports, saving):
+    settings = {"learning_rate": 0.002, "epochs": 1}
+    whole = new_job(reports).train(**settings)
+    close(new_job(reports).train(**settings, **saving), whole, 2e-3)
+
+
+def test_a_base_in_bfloat16_learns_as_well(new_job, reports, capsys):
+    settings = {"learning_rate": 0.002, "epochs": 2}
+    whole = new_job(reports).train(**settings)
+    half = new_job(reports).train(**settings, precision="bfloat16")
+    assert "training on 1 x cpu in bfloat16" in capsys.readouterr().out
+    assert (card_of(whole)["precision"], card_of(half)["precision"]) == ("float32", "bfloat16")
+    losses = [card_of(m)["metrics"]["test"]["completion_loss"] for m in (whole, half)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    # The adapter is float32, and answers in float32 nearly as it did: its golden rows say so.
+    tensors = load_file(half / ADAPTER)
+    assert {str(tensor.dtype) for tensor in tensors.values()} == {"float32"}
+    assert load_model(half).card.precision == "bfloat16"
