@@ -27,7 +27,18 @@ from sf_sagemaker.training.job import RUN_TAG, Channel, Limits, Program, Trainin
 from sf_sagemaker.training.platform import Pacing
 from sf_sagemaker.training.run import run_training_job
 from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
-from standins.iam import Action, Policy, allows, listed, matching, simulation
+from standins.iam import (
+    JOIN_NETWORK,
+    Action,
+    Policy,
+    allows,
+    done_for,
+    listed,
+    needed,
+    refused,
+    simulation,
+    unused,
+)
 from standins.sagemaker.calls import Call
 from standins.sagemaker.service import SageMakerService
 
@@ -41,7 +52,20 @@ CALLER_POLICIES = (
 )
 ROLE_POLICIES = ("execution-role-policy", "execution-role-vpc-policy", "execution-role-kms-policy")
 KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
-TRUST = ("execution-role-trust", "snowflake-role-trust")
+TRUST = ("execution-role-trust", "snowflake-role-trust", "bedrock-batch-role-trust")
+# Policies of single features, each of which has tests of its own.
+ELSEWHERE = (
+    "caller-serving-policy",
+    "execution-role-serving-policy",
+    "caller-transform-policy",
+    "execution-role-transform-policy",
+    "caller-bedrock-policy",
+    "bedrock-batch-role-policy",
+    "caller-autopilot-policy",
+    "execution-role-autopilot-policy",
+    "caller-llm-policy",
+    "execution-role-llm-policy",
+)
 
 # Leaves a checkpoint and a model; runs until it is stopped where it is told to.
 PROGRAM = """
@@ -185,116 +209,6 @@ def _wait_for_end(platform: SageMakerTrainingPlatform, name: str) -> None:
         time.sleep(0.1)
 
 
-# What IAM is asked for, by the call: the service authorization reference.
-_S3 = {
-    "GetObject": "s3:GetObject",
-    "HeadObject": "s3:GetObject",
-    "PutObject": "s3:PutObject",
-    "CreateMultipartUpload": "s3:PutObject",
-    "UploadPart": "s3:PutObject",
-    "CompleteMultipartUpload": "s3:PutObject",
-    "AbortMultipartUpload": "s3:AbortMultipartUpload",
-    "DeleteObject": "s3:DeleteObject",
-}
-_PULL = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
-_JOIN_NETWORK = (
-    "CreateNetworkInterface", "CreateNetworkInterfacePermission", "DeleteNetworkInterface",
-    "DeleteNetworkInterfacePermission", "DescribeDhcpOptions", "DescribeNetworkInterfaces",
-    "DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs",
-)  # fmt: skip
-
-
-def needed(call: Call, tags: Mapping[str, Mapping[str, str]]) -> Iterator[Action]:
-    """What a call needs of its own caller; `tags` are those of jobs by name."""
-    p = call.parameters
-    where = f"{call.request.region}:123456789012"
-    match call.service, call.operation:
-        case "s3", "ListObjectsV2":
-            yield Action("s3:ListBucket", f"arn:aws:s3:::{p['Bucket']}", {"s3:prefix": p["Prefix"]})
-        case "s3", "HeadBucket":
-            yield Action("s3:ListBucket", f"arn:aws:s3:::{p['Bucket']}")
-        case "s3", "DeleteObjects":
-            for key in re.findall(r"<Key>(.*?)</Key>", call.request.body.decode()):
-                yield Action("s3:DeleteObject", f"arn:aws:s3:::{p['Bucket']}/{key}")
-        case "s3", operation:
-            yield Action(_S3[operation], f"arn:aws:s3:::{p['Bucket']}/{p['Key']}")
-        case "sagemaker", "CreateTrainingJob":
-            job = f"arn:aws:sagemaker:{where}:training-job/{p['TrainingJobName']}"
-            context = {f"aws:RequestTag/{tag['Key']}": tag["Value"] for tag in p["Tags"]}
-            yield Action("sagemaker:CreateTrainingJob", job, context)
-            yield Action("sagemaker:AddTags", job, context)
-            passed = {"iam:PassedToService": "sagemaker.amazonaws.com"}
-            yield Action("iam:PassRole", p["RoleArn"], passed)
-            if (
-                "KmsKeyId" in p["OutputDataConfig"]
-            ):  # what is stored under the key, the caller reads
-                yield Action("kms:Decrypt", p["OutputDataConfig"]["KmsKeyId"])
-                yield Action("kms:GenerateDataKey", p["OutputDataConfig"]["KmsKeyId"])
-        case "sagemaker", "StopTrainingJob":
-            name = p["TrainingJobName"]
-            context = {f"aws:ResourceTag/{key}": value for key, value in tags[name].items()}
-            yield Action(
-                "sagemaker:StopTrainingJob",
-                f"arn:aws:sagemaker:{where}:training-job/{name}",
-                context,
-            )
-        case "sagemaker", operation:
-            name = p["TrainingJobName"]
-            yield Action(f"sagemaker:{operation}", f"arn:aws:sagemaker:{where}:training-job/{name}")
-        case "logs", operation:
-            group = f"arn:aws:logs:{where}:log-group:{p['logGroupName']}"
-            yield Action(f"logs:{operation}", f"{group}:log-stream:{p.get('logStreamName', '')}")
-        case "ecr", operation:
-            repository = f"{call.request.region}:{p['registryId']}:repository/{p['repositoryName']}"
-            yield Action(f"ecr:{operation}", f"arn:aws:ecr:{repository}")
-        case "secretsmanager", operation:
-            yield Action(
-                f"secretsmanager:{operation}",
-                f"arn:aws:secretsmanager:{where}:secret:{p['SecretId']}-Ab1Cd2",
-            )
-        case "iam", "GetRole":
-            yield Action("iam:GetRole", f"arn:aws:iam::123456789012:role/{p['RoleName']}")
-        case "iam", "SimulatePrincipalPolicy":
-            # moto's STS gives a user the ARN of no user that IAM knows
-            principal = p["PolicySourceArn"].replace("aws:sts:", "aws:iam:")
-            yield Action("iam:SimulatePrincipalPolicy", principal)
-        case "resourcegroupstaggingapi", operation:
-            yield Action(f"tag:{operation}", "*")
-        case "service-quotas", operation:
-            yield Action(f"servicequotas:{operation}", "*")
-        case "ec2", operation:
-            yield Action(f"ec2:{operation}", "*")
-        case "sts", "GetCallerIdentity":
-            return  # needs no permission
-        case unknown:
-            raise AssertionError(f"{unknown} is not known here")
-
-
-def done_for(call: Call) -> Iterator[Action]:
-    """What SageMaker does with the execution role for a job, beside what the stand-in does.
-
-    https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html, CreateTrainingJob API.
-    """
-    image = call.parameters["AlgorithmSpecification"]["TrainingImage"]
-    match = re.fullmatch(r"(\d+)\.dkr\.ecr\.([\w-]+)\.amazonaws\.com/([^:@]+)[:@].+", image)
-    assert match is not None
-    account, region, repository = match.groups()
-    yield Action("ecr:GetAuthorizationToken", "*")
-    for action in _PULL:
-        yield Action(action, f"arn:aws:ecr:{region}:{account}:repository/{repository}")
-    metrics = {"cloudwatch:namespace": "/aws/sagemaker/TrainingJobs"}
-    yield Action("cloudwatch:PutMetricData", "*", metrics)
-    group = f"arn:aws:logs:{region}:123456789012:log-group:/aws/sagemaker/TrainingJobs"
-    yield Action("logs:DescribeLogStreams", f"{group}:log-stream:")
-    yield Action("logs:CreateLogGroup", f"{group}:log-stream:")
-    if "VpcConfig" in call.parameters:
-        for action in _JOIN_NETWORK:
-            yield Action(f"ec2:{action}", "*")
-    if "KmsKeyId" in call.parameters["OutputDataConfig"]:
-        for action in ("CreateGrant", "Decrypt", "GenerateDataKey"):
-            yield Action(f"kms:{action}", call.parameters["OutputDataConfig"]["KmsKeyId"])
-
-
 def of_caller(account: Account) -> list[Action]:
     tags = {
         call.parameters["TrainingJobName"]: {
@@ -315,15 +229,14 @@ def of_role(account: Account) -> list[Action]:
     ]
 
 
-def refused(account: Account, names: Sequence[str], actions: Sequence[Action]) -> list[Action]:
-    policies = [account.policies[name] for name in names]
-    return [action for action in actions if not allows(policies, action)]
+def named(account: Account, names: Sequence[str]) -> list[Policy]:
+    return [account.policies[name] for name in names]
 
 
 def test_every_call_of_a_caller_is_allowed(account: Account) -> None:
     actions = of_caller(account)
     assert len(actions) > 50
-    assert refused(account, CALLER_POLICIES, actions) == []
+    assert refused(named(account, CALLER_POLICIES), actions) == []
 
 
 def test_every_call_for_a_job_is_allowed_to_its_role(account: Account) -> None:
@@ -331,23 +244,13 @@ def test_every_call_for_a_job_is_allowed_to_its_role(account: Account) -> None:
     assert {"s3:GetObject", "s3:PutObject", "s3:ListBucket", "logs:PutLogEvents"} <= {
         action.name for action in actions
     }
-    assert refused(account, ROLE_POLICIES, actions) == []
+    assert refused(named(account, ROLE_POLICIES), actions) == []
 
 
 @pytest.mark.parametrize("name", [*CALLER_POLICIES, *ROLE_POLICIES])
 def test_no_action_of_a_policy_is_unused(account: Account, name: str) -> None:
     actions = of_caller(account) if name in CALLER_POLICIES else of_role(account)
-    used = {
-        (statement["Sid"], written)
-        for action in actions
-        for written, statement in matching([account.policies[name]], action)
-    }
-    there = {
-        (statement["Sid"], action)
-        for statement in account.policies[name]["Statement"]
-        for action in listed(statement["Action"])
-    }
-    assert there - used == set()
+    assert unused(account.policies[name], actions) == set()
 
 
 def test_what_nobody_asked_for_is_refused(account: Account) -> None:
@@ -373,7 +276,7 @@ def test_what_nobody_asked_for_is_refused(account: Account) -> None:
         Action("iam:GetRole", f"{role}-admin"),
         Action("kms:Decrypt", KEY.replace("1234abcd", "5678abcd")),
     ]  # fmt: skip
-    assert refused(account, CALLER_POLICIES, caller) == caller
+    assert refused(named(account, CALLER_POLICIES), caller) == caller
     prefix = f"{bucket}/{PREFIX}"
     of_jobs = [
         Action("s3:PutObject", f"{prefix}/datasets/m/manifest.json"),
@@ -386,27 +289,30 @@ def test_what_nobody_asked_for_is_refused(account: Account) -> None:
         Action("secretsmanager:GetSecretValue", f"{secret}:prod/snowflake-Ab1Cd2"),
         Action("cloudwatch:PutMetricData", "*", {"cloudwatch:namespace": "billing"}),
     ]  # fmt: skip
-    assert refused(account, ROLE_POLICIES, of_jobs) == of_jobs
+    assert refused(named(account, ROLE_POLICIES), of_jobs) == of_jobs
     of_snowflake = [
         Action("s3:PutObject", f"{prefix}/training-jobs/m/output/model.tar.gz"),
         Action("s3:ListBucket", bucket, {"s3:prefix": f"{PREFIX}/champions/"}),
         Action("s3:PutObject", f"{bucket}/datasets/x"),
     ]
-    assert refused(account, ["snowflake-role-policy"], of_snowflake) == of_snowflake
+    assert refused(named(account, ["snowflake-role-policy"]), of_snowflake) == of_snowflake
     unload = Action("s3:PutObject", f"{prefix}/datasets/m/2015/data_0_0.snappy.parquet")
-    assert refused(account, ["snowflake-role-policy"], [unload]) == []
+    assert refused(named(account, ["snowflake-role-policy"]), [unload]) == []
 
 
 # Actions that IAM knows no resources for, or SageMaker's documentation gives none.
 _EVERYWHERE = {
     "tag:GetResources", "servicequotas:ListServiceQuotas", "ecr:GetAuthorizationToken",
-    "cloudwatch:PutMetricData", *(f"ec2:{action}" for action in _JOIN_NETWORK),
+    "sagemaker:ListModelPackages", "sagemaker:ListEndpointConfigs",
+    "sagemaker:ListCandidatesForAutoMLJob",
+    "bedrock:ListModelInvocationJobs", "cloudwatch:PutMetricData", "ec2:DescribeRouteTables",
+    *(f"ec2:{action}" for action in JOIN_NETWORK),
 }  # fmt: skip
 
 
 def test_every_file_is_known_and_says_no_more_than_it_must() -> None:
     files = sorted(POLICIES.glob("*.json"))
-    names = {*CALLER_POLICIES, *ROLE_POLICIES, *TRUST, "snowflake-role-policy"}
+    names = {*CALLER_POLICIES, *ROLE_POLICIES, *TRUST, *ELSEWHERE, "snowflake-role-policy"}
     assert {file.stem for file in files} == names
     for file in files:
         policy: dict[str, Any] = json.loads(file.read_text())
@@ -431,6 +337,7 @@ def test_placeholders_are_all_explained() -> None:
     explained = (POLICIES.parents[1] / "docs" / "production.md").read_text()
     assert found == {
         "AWS_REGION", "AWS_ACCOUNT", "BUCKET", "PREFIX", "ROLE_ARN", "SECRET", "KMS_KEY_ARN",
+        "BEDROCK_ROLE_ARN",
         "SNOWFLAKE_IAM_USER_ARN", "SNOWFLAKE_EXTERNAL_ID",
     }  # fmt: skip
     assert not [name for name in found if f"{name}=" not in explained]

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,21 +12,29 @@ import dagster as dg
 from sf_sagemaker.components.attributes import AssetAttributes
 from sf_sagemaker.components.endpoint_attributes import Endpoint
 from sf_sagemaker.containers.serving.golden import golden_request
-from sf_sagemaker.lifecycle.champions import Champion, champion_model, read_champions
+from sf_sagemaker.lifecycle.champions import Champion, champion_model, read_champions, withdraw
+from sf_sagemaker.lifecycle.log import EntryTaken
 from sf_sagemaker.serving.endpoint import (
     EndpointDescription,
     EndpointHost,
     ServedModel,
     endpoint_name,
     model_label,
+    training_job_of,
 )
-from sf_sagemaker.serving.errors import EndpointNotFound, EndpointUnreachable, NoChampion
+from sf_sagemaker.serving.errors import (
+    EndpointNotFound,
+    EndpointUnreachable,
+    NoChampion,
+    RolledBack,
+)
 from sf_sagemaker.serving.following import Standing, cause_of, decide
 from sf_sagemaker.storage import Storage
 from sf_sagemaker.training.platform import TrainingPlatform
 
 GOLDEN_CHECK = "golden_rows"
 EPISODE_TAG = "sf_sagemaker/endpoint_episode"
+GAVE_UP_TAG = "sf_sagemaker/endpoint_gave_up"  # on the run of a deployment that alarms rolled back
 
 _HEALTH_SECONDS = 30  # between two looks at the endpoint, by the sensor
 
@@ -42,7 +51,9 @@ def endpoint_definitions(
 ) -> dg.Definitions:
     """The asset with its check, and the sensor `<model>_endpoint` unless it isn't to follow."""
     asset, check = _endpoint(model, program, champion_key, endpoint, attributes)
-    sensors = [_sensor(model, asset.key, attributes)] if endpoint.follow_champion else []
+    sensors = []
+    if endpoint.follow_champion:
+        sensors = [_sensor(model, program, asset.key, endpoint, attributes)]
     return dg.Definitions(assets=[asset], asset_checks=[check], sensors=sensors)
 
 
@@ -61,7 +72,8 @@ def _endpoint(
         description=(
             f"The champion of {model} behind an HTTP endpoint: GET /ping, POST /invocations. "
             "Materializing it deploys the champion, without failing a request, unless that is what "
-            "answers already. A deployment that fails leaves the model before it in service."
+            "answers already. A deployment that fails leaves the model before it in service; one that "
+            "alarms roll back takes the promotion back, too, unless `on_alarm` is `keep`."
         ),
         deps=[champion_key],
         group_name=attributes.group,
@@ -76,12 +88,25 @@ def _endpoint(
     ) -> dg.MaterializeResult:
         champion = _champion(storage, model)
         served = _served(storage, champion, program)
-        deployment = endpoint_host.deploy(name, served, endpoint.options())
+        try:
+            deployment = endpoint_host.deploy(name, served, endpoint.options())
+        except RolledBack as error:
+            _rolled_back(context, storage, served, endpoint, error)
+            raise
+        if endpoint.approval == "manual":
+            # What a person approved is deployed by itself once, and not again when it was stopped.
+            episode = f"{model} {served.label} approved"
+            context.instance.add_run_tags(context.run_id, {EPISODE_TAG: episode})
         description = deployment.description
         if not deployment.changed:
             context.log.info(f"{served.label} answers at {description.address} already")
         return dg.MaterializeResult(
-            metadata={**_metadata(description, champion), "changed": deployment.changed},
+            metadata={
+                **_metadata(description, champion),
+                **deployment.details,
+                **_cost(endpoint),
+                "changed": deployment.changed,
+            },
             data_version=dg.DataVersion(served.label),
         )
 
@@ -122,7 +147,7 @@ def _golden_result(
     metadata["version"] = reply.version or "unknown"
     if reply.status != 200:
         reason = f"the endpoint answers with status {reply.status}: {_error(reply.body)}"
-    elif reply.version != served.label:
+    elif training_job_of(reply.version or "") != served.training_job:
         reason = f"{reply.version} answers, and the champion is {served.label}"
     else:
         reason = golden.difference(reply.body)
@@ -132,8 +157,11 @@ def _golden_result(
     )
 
 
-def _sensor(model: str, key: dg.AssetKey, attributes: AssetAttributes) -> dg.SensorDefinition:
+def _sensor(
+    model: str, program: Program, key: dg.AssetKey, endpoint: Endpoint, attributes: AssetAttributes
+) -> dg.SensorDefinition:
     name = endpoint_name(model)
+    reviewed = endpoint.approval == "manual"
 
     @dg.sensor(
         name=f"{model}_endpoint",
@@ -154,7 +182,10 @@ def _sensor(model: str, key: dg.AssetKey, attributes: AssetAttributes) -> dg.Sen
         except EndpointNotFound:
             description = None
         label = model_label(log[-1].version, log[-1].training_job) if log else None
-        standing = Standing(label, description)
+        review = None
+        if log and reviewed:
+            review = endpoint_host.review(_served(storage, log[-1], program))
+        standing = Standing(label, description, review)
         cause = cause_of(standing)
         runs = []
         if cause is not None:
@@ -165,6 +196,7 @@ def _sensor(model: str, key: dg.AssetKey, attributes: AssetAttributes) -> dg.Sen
             cause,
             running=any(not run.is_finished for run in runs),
             failed_runs=sum(run.is_finished for run in runs),
+            gave_up=next((run.tags[GAVE_UP_TAG] for run in runs if GAVE_UP_TAG in run.tags), None),
         )
         if decision.alert:
             context.log.warning(f"{model}: {decision.reason}")
@@ -178,6 +210,50 @@ def _sensor(model: str, key: dg.AssetKey, attributes: AssetAttributes) -> dg.Sen
         )
 
     return sensor
+
+
+def _rolled_back(
+    context: dg.AssetExecutionContext,
+    storage: Storage,
+    served: ServedModel,
+    endpoint: Endpoint,
+    error: RolledBack,
+) -> None:
+    """Has champion and endpoint agree again, where that is configured, and no run try the same again."""
+    # A tag's value has its limit, as labels of other places have.
+    reason = f"rolled back by {', '.join(error.alarms) or 'an alarm'}"[:200]
+    episode = f"{served.model} {served.label}"
+    context.instance.add_run_tags(
+        context.run_id,
+        {EPISODE_TAG: context.run.tags.get(EPISODE_TAG, episode), GAVE_UP_TAG: reason},
+    )
+    if endpoint.on_alarm == "keep" or error.serving is None:
+        return
+    try:
+        entry = withdraw(
+            storage,
+            served.model,
+            served.training_job,
+            serving=training_job_of(error.serving),
+            promoted_at=datetime.now(UTC).isoformat(),
+            reason=f"version {served.version} was {reason} when it was deployed",
+            run_id=context.run_id,
+        )
+    except EntryTaken:
+        entry = None
+    if entry is None:
+        context.log.warning(
+            f"the promotion log of {served.model} has changed meanwhile, and stays as it is"
+        )
+    else:
+        context.log.warning(
+            f"version {entry.version} of the champions of {served.model} is {entry.training_job} again"
+        )
+
+
+def _cost(endpoint: Endpoint) -> Mapping[str, Any]:
+    cost = endpoint.cost_per_month()
+    return {} if cost is None else {"cost_per_month": dg.MetadataValue.float(cost)}
 
 
 def _champion(storage: Storage, model: str) -> Champion:
@@ -215,7 +291,11 @@ def _metadata(description: EndpointDescription, champion: Champion) -> Mapping[s
     if description.failure is not None:
         metadata["failure"] = description.failure
     if description.log is not None:
-        metadata["log"] = dg.MetadataValue.path(description.log)
+        of_web = description.log.startswith("https://")
+        kind = dg.MetadataValue.url if of_web else dg.MetadataValue.path
+        metadata["log"] = kind(description.log)
+    if description.page is not None:
+        metadata["page"] = dg.MetadataValue.url(description.page)
     return metadata
 
 

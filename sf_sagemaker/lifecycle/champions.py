@@ -203,6 +203,38 @@ def roll_back(
     return champion
 
 
+def withdraw(
+    storage: Storage,
+    model: str,
+    training_job: str,
+    *,
+    serving: str,
+    promoted_at: str,
+    reason: str,
+    run_id: str | None = None,
+) -> Champion | None:
+    """Takes a promotion back whose model never came to answer: the training job `serving` is champion
+    again, for all the periods that the other would have answered for.
+
+    None where there is nothing to take back: another one has been promoted meanwhile, or what serves
+    never was champion. Raises ModelMissing, and EntryTaken where another process promotes just now.
+    """
+    log = read_champions(storage, model)
+    earlier = [champion for champion in log if champion.training_job == serving]
+    if not earlier or log[-1].training_job != training_job or serving == training_job:
+        return None
+    version = earlier[-1].version
+    return roll_back(
+        storage,
+        model,
+        version,
+        in_force_from=log[version].in_force_from,  # of the first one after it
+        promoted_at=promoted_at,
+        reason=reason,
+        run_id=run_id,
+    )
+
+
 def _prefix(model: str) -> str:
     return f"champions/{model}"
 

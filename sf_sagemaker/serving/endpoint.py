@@ -6,14 +6,15 @@ one goes on.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Protocol
 
 from sf_sagemaker.serving.errors import InvalidEndpoint
+from sf_sagemaker.serving.hosting import Hosting
 
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")  # CreateEndpoint, SageMaker API reference
 
@@ -41,13 +42,18 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class EndpointOptions:
-    """How an endpoint is run. `port` is a local endpoint's; any free one without it, and kept.
+    """How an endpoint is run.
 
-    A model that hasn't answered its golden rows within `start_timeout` counts as failed.
+    `port` is a local endpoint's; without it, the first free one from 8090 on, which it keeps unless
+    another process has taken it meanwhile.
+
+    A model that hasn't answered its golden rows within `start_timeout` counts as failed. `hosting` is
+    for a host that has machines of its own.
     """
 
     port: int | None = None
     start_timeout: timedelta = timedelta(minutes=5)
+    hosting: Hosting = field(default_factory=Hosting)
 
 
 class EndpointState(StrEnum):
@@ -67,6 +73,7 @@ class EndpointDescription:
 
     `address` is where requests go. `failure` says why it is `FAILED`, or why the newest deployment was
     given up while the model before it still answers. `restarts` counts unplanned ones of this model.
+    `page` is where a host shows the endpoint, and `log` where what its servers print is.
     """
 
     name: str
@@ -77,14 +84,36 @@ class EndpointDescription:
     failure: str | None = None
     restarts: int = 0
     log: str | None = None
+    page: str | None = None
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """What deploying did. `changed` is False where the endpoint served that very model already."""
+    """What deploying did. `changed` is False where the endpoint served that very model already.
+
+    `details` are what else a host knows about it, by name.
+    """
 
     description: EndpointDescription
     changed: bool
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+class Approval(StrEnum):
+    """What was said about putting a model into production."""
+
+    APPROVED = "approved"
+    PENDING = "pending"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a person said about deploying a model, and where: `place` names it, `remark` is theirs."""
+
+    approval: Approval
+    place: str
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,8 +131,13 @@ class EndpointHost(Protocol):
     def deploy(self, name: str, model: ServedModel, options: EndpointOptions) -> Deployment:
         """Puts a model behind the endpoint, creating it if need be; returns when only it answers.
 
-        Raises DeploymentFailed, with the model before it still in service, and InvalidEndpoint.
+        Raises DeploymentFailed, with the model before it still in service, ApprovalPending and
+        ModelRejected before anything is deployed, InvalidEndpoint and HostUnavailable.
         """
+        ...
+
+    def review(self, model: ServedModel) -> Review | None:
+        """What was said about deploying a model; None where nobody is asked, or nobody was yet."""
         ...
 
     def describe(self, name: str) -> EndpointDescription:
@@ -122,6 +156,11 @@ class EndpointHost(Protocol):
 def model_label(version: int, training_job: str) -> str:
     """The label of the model that a version of the promotion log is."""
     return f"{version}/{training_job}"
+
+
+def training_job_of(label: str) -> str:
+    """The training job in a model's label."""
+    return label.partition("/")[2]
 
 
 def endpoint_name(model: str) -> str:

@@ -1,5 +1,7 @@
 """What can be wrong with an endpoint."""
 
+from collections.abc import Sequence
+
 from sf_sagemaker.errors import SfSagemakerError
 
 
@@ -19,8 +21,29 @@ class EndpointUnreachable(ServingError):
     """An endpoint that doesn't answer."""
 
 
+class HostUnavailable(ServingError):
+    """A host that is throttling, in trouble or out of reach: a later call may succeed."""
+
+
 class DeploymentFailed(ServingError):
     """A model that couldn't be put behind an endpoint; the message says what answers instead."""
+
+
+class ApprovalPending(DeploymentFailed):
+    """A model that a person has to approve first; the message says where."""
+
+
+class ModelRejected(DeploymentFailed):
+    """A model that a person has rejected."""
+
+
+class RolledBack(DeploymentFailed):
+    """A model that answered for a while, until `alarms` rang. `serving` labels what answers again."""
+
+    def __init__(self, message: str, alarms: Sequence[str], serving: str | None) -> None:
+        super().__init__(message)
+        self.alarms = tuple(alarms)
+        self.serving = serving
 
 
 class NoChampion(ServingError):

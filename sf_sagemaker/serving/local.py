@@ -23,6 +23,7 @@ from sf_sagemaker.serving.endpoint import (
     EndpointState,
     FetchArtifact,
     Reply,
+    Review,
     ServedModel,
     check_name,
 )
@@ -82,7 +83,7 @@ class LocalEndpointHost:
                 python=self.python,
                 entry_point=program.entry_point,
                 model=str(artifact),
-                port=folder.kept_port() if options.port is None else options.port,
+                port=options.port or 0,
                 start_timeout=options.start_timeout.total_seconds(),
                 environment=self.environment,
             )
@@ -93,6 +94,10 @@ class LocalEndpointHost:
             if options.port is None and status.port is not None:
                 folder.keep_port(status.port)
         return Deployment(self.describe(name), changed=True)
+
+    def review(self, model: ServedModel) -> Review | None:
+        """None: on this machine nobody is asked."""
+        return None
 
     def describe(self, name: str) -> EndpointDescription:
         folder = self._existing(name)
@@ -126,6 +131,10 @@ class LocalEndpointHost:
             ) from error
         finally:
             connection.close()
+
+    def names(self) -> list[str]:
+        """The endpoints that were deployed here, whether or not they answer."""
+        return sorted(status.parent.name for status in self.root.glob("*/status.json"))
 
     def stop(self, name: str) -> None:
         """Ends the endpoint, and waits until it has. Raises EndpointNotFound, EndpointUnreachable."""

@@ -4,7 +4,7 @@
         lock                     held by the supervisor and its servers, and by nobody once all are gone
         supervising              held by the supervisor alone
         deploying                held by the process that deploys
-        port                     the port of the first deployment that named none
+        port                     the port of the newest deployment that named none
         stop                     there when the endpoint is to end
         status.json              how it is, by the supervisor's account
         supervisor.log           what the supervisor itself had to say
@@ -32,7 +32,10 @@ from sf_sagemaker.serving.endpoint import EndpointState
 
 @dataclass(frozen=True)
 class DeploymentRecord:
-    """What was asked for. Paths are absolute, `start_timeout` is in seconds, `port` 0 is any."""
+    """What was asked for. Paths are absolute, `start_timeout` is in seconds.
+
+    `port` 0 is that in use, or else the kept one, or the next that is free.
+    """
 
     version: str
     program_digest: str
@@ -113,12 +116,12 @@ class EndpointFolder:
     def write_status(self, status: EndpointStatus) -> None:
         replace_text(self.path / "status.json", json.dumps(asdict(status), indent=1))
 
-    def kept_port(self) -> int:
-        """The port that the endpoint had when nobody named one; 0 before."""
+    def kept_port(self) -> int | None:
+        """The port that the endpoint had when nobody named one; None before."""
         try:
             return int((self.path / "port").read_text())
         except FileNotFoundError:
-            return 0
+            return None
 
     def keep_port(self, port: int) -> None:
         replace_text(self.path / "port", str(port))

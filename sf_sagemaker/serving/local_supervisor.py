@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -37,6 +37,8 @@ HEALTH_SECONDS = 2.0  # between two pings
 _HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05
 _BACKLOG = 2048
+_FIRST_PORT = 8090  # of those that an endpoint gets that names none
+_PORTS = 1000
 _PING_TIMEOUT = 2.0
 _MISSED_PINGS = 3  # in a row, after which a server that lives counts as hung
 _END_SECONDS = 30.0  # from SIGTERM to SIGKILL, as SageMaker has it
@@ -175,18 +177,22 @@ class Supervisor:
             self._give_up(newest, f"the server can't be started on {where}: {error}")
 
     def _listen(self, port: int) -> socket.socket:
-        """The socket in use where its port is the one, or else a new one."""
+        """The socket in use where its port is the one, or else a new one; 0 is any port."""
         if self._listener is not None and port in (0, self._listener.getsockname()[1]):
             return self._listener
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((_HOST, port))
-            listener.listen(_BACKLOG)
-        except OSError:
-            listener.close()
-            raise
-        return listener
+        if port:
+            return _listener(port)
+        for free in self._candidates():
+            with suppress(OSError):  # somebody else has it
+                return _listener(free)
+        return _listener(0)
+
+    def _candidates(self) -> Iterator[int]:
+        """The port that the endpoint had before, and then those from the first on."""
+        kept = self._folder.kept_port()
+        if kept is not None:
+            yield kept
+        yield from range(_FIRST_PORT, _FIRST_PORT + _PORTS)
 
     def _start(self, number: int, record: DeploymentRecord, listener: socket.socket) -> _Server:
         ours, theirs = socket.socketpair()
@@ -342,6 +348,18 @@ class Supervisor:
         self._status = replace(self._status, **changes)  # pyright: ignore[reportArgumentType]
         with suppress(FileNotFoundError):  # of a folder that was just deleted
             self._folder.write_status(self._status)
+
+
+def _listener(port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((_HOST, port))
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def ping(port: int, timeout: float = _PING_TIMEOUT) -> bool:

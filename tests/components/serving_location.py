@@ -83,10 +83,10 @@ class Site(Location):
 
 
 @contextmanager
-def serving_site(home: Path) -> Iterator[Site]:
+def serving_site(home: Path, model: str = MODEL) -> Iterator[Site]:
     """A location over eight weeks of sales; its endpoint ends with it."""
     with temporary_project() as project, own_deployment(home) as instance:
-        project.add("houses", MODEL)
+        project.add("houses", model)
         resources = deployment.resources()
         host = cast(LocalEndpointHost, resources["endpoint_host"])
         with duckdb.connect(str(home / "warehouse.duckdb")) as connection:

@@ -73,7 +73,8 @@ def test_the_endpoint_follows_the_champion(site: Site) -> None:
     assert "NoChampion: houses has no champion to serve" in failure_of(without)
 
     site.train(2)
-    first = follow(site)
+    assert "nothing was deployed yet" in reason(site)
+    first = site.materialize([KEY])
     assert first.success, failure_of(first)
     metadata = metadata_of(first, KEY)
     assert metadata["version"] == 1

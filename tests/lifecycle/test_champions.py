@@ -23,6 +23,7 @@ from sf_sagemaker.lifecycle.champions import (
     promote,
     read_champions,
     roll_back,
+    withdraw,
 )
 from sf_sagemaker.lifecycle.log import CorruptEntry, EntryTaken
 from sf_sagemaker.lifecycle.registry import RegisteredModel, register_model, registered_models
@@ -236,6 +237,43 @@ def test_what_a_rollback_deposed_does_not_come_back_by_itself(storage: LocalStor
     assert candidate(log, registered_models(storage, "prices")) is None
     register_model(storage, registered(5))
     assert candidate(log, registered_models(storage, "prices")) == registered(5)
+
+
+def take_back(storage: LocalStorage, job: str, serving: str) -> Champion | None:
+    return withdraw(
+        storage,
+        "prices",
+        job,
+        serving=serving,
+        promoted_at="2026-01-02T00:00:00+00:00",
+        reason="an alarm rang",
+    )
+
+
+def test_a_promotion_that_is_withdrawn_never_was_in_force(storage: LocalStorage) -> None:
+    for week in (1, 4, 6):
+        register_model(storage, registered(week))
+    promote(storage, champion(1, 1))
+    promote(storage, champion(2, 4))
+    promote(storage, champion(3, 6))  # neither of the two came to answer
+    withdrawn = take_back(storage, "job-6", serving="job-1")
+    assert withdrawn is not None
+    assert (withdrawn.version, withdrawn.kind, withdrawn.training_job) == (4, "rollback", "job-1")
+    log = read_champions(storage, "prices")
+    assert all(champion_of(log, WEEKS[week]) == withdrawn for week in (5, 6, 7, 20))
+    assert champion_of(log, WEEKS[3]) == log[0]
+    assert candidate(log, registered_models(storage, "prices")) is None
+
+
+def test_what_has_changed_meanwhile_is_not_withdrawn(storage: LocalStorage) -> None:
+    for week in (1, 4):
+        register_model(storage, registered(week))
+    promote(storage, champion(1, 1))
+    promote(storage, champion(2, 4))
+    assert take_back(storage, "job-1", serving="job-4") is None  # no longer champion
+    assert take_back(storage, "job-4", serving="job-9") is None  # never was
+    assert take_back(storage, "job-4", serving="job-4") is None  # answers
+    assert len(read_champions(storage, "prices")) == 2
 
 
 def test_a_rollback_needs_a_version_of_another_model_that_is_there(storage: LocalStorage) -> None:

@@ -29,8 +29,13 @@ def test_nothing_is_due_where_the_champion_answers() -> None:
     assert decision(Standing(None, None)) == Decision(False, "there is no champion yet")
 
 
-def test_another_champion_is_deployed_and_a_first_one() -> None:
-    assert decision(Standing("1/job-1", None)).deploy
+def test_the_first_deployment_is_a_persons() -> None:
+    first = decision(Standing("1/job-1", None))
+    assert not first.deploy
+    assert "materialize the endpoint once" in first.reason
+
+
+def test_another_champion_is_deployed() -> None:
     changed = decision(Standing("2/job-2", SERVED))
     assert changed.deploy
     assert changed.reason == "the champion is 2/job-2, and 1/job-1 is deployed"

@@ -199,6 +199,30 @@ def test_ports(host: LocalEndpointHost, artifacts: Artifacts) -> None:
         closed.connect(("127.0.0.1", port))
 
 
+def test_an_endpoint_that_names_no_port_keeps_the_one_that_it_got(
+    host: LocalEndpointHost, artifacts: Artifacts
+) -> None:
+    artifacts.add("job-1")
+    address = deploy(host, 1, "job-1").description.address
+    others = ServedModel("others", 1, "job-1", "", "xgboost")
+    another = host.deploy("others", others, EndpointOptions()).description.address
+    assert address is not None
+    assert another is not None
+    first, second = (int(found.split(":")[2].split("/")[0]) for found in (address, another))
+    assert 8090 <= first < second
+
+    host.stop("houses")
+    assert deploy(host, 1, "job-1").description.address == address
+    host.stop("houses")
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", first))
+        taken.listen()
+        moved = deploy(host, 1, "job-1").description.address
+        assert moved not in (None, address, another)
+        assert ask(host).status == 200
+
+
 def test_an_endpoint_whose_folder_is_deleted_ends(
     host: LocalEndpointHost, artifacts: Artifacts
 ) -> None:

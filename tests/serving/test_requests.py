@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from serving.models import ROW, houses, save_classifier, save_regression
 from sf_sagemaker.containers.serving.golden import golden_request
+from sf_sagemaker.containers.serving.loading import load
 from sf_sagemaker.containers.serving.requests import (
     NotAcceptable,
     RequestRefused,
     UnsupportedMediaType,
 )
-from sf_sagemaker.containers.serving.server import load
 from sf_sagemaker.containers.serving.xgboost_handler import XGBoostHandler
 from sf_sagemaker.containers.xgboost.model import load_model
 

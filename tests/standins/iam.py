@@ -1,4 +1,4 @@
-"""What IAM policies allow, and IAM's own answer to that question.
+"""What IAM policies allow, what calls need to be allowed, and IAM's own answer to that question.
 
 Of the language of policies, what deploy/iam uses; anything else is an error, so that a policy isn't
 taken to allow what it doesn't.
@@ -14,6 +14,8 @@ from unittest.mock import patch
 
 from moto.core.responses import ActionResult
 from moto.iam.responses import IamResponse
+
+from standins.sagemaker.calls import Call
 
 Policy = Mapping[str, Any]
 
@@ -81,6 +83,136 @@ def _compares(operator: str, wanted: Sequence[str], found: str | None) -> bool:
 def _like(pattern: str, text: str) -> bool:
     """IAM's wildcards: * and ?, and nothing else."""
     return re.fullmatch(fnmatch.translate(pattern.replace("[", "[[]")), text) is not None
+
+
+# What IAM is asked for, by the call: the service authorization reference.
+_S3 = {
+    "GetObject": "s3:GetObject",
+    "HeadObject": "s3:GetObject",
+    "PutObject": "s3:PutObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
+    "DeleteObject": "s3:DeleteObject",
+}
+_PULL = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
+JOIN_NETWORK = (
+    "CreateNetworkInterface", "CreateNetworkInterfacePermission", "DeleteNetworkInterface",
+    "DeleteNetworkInterfacePermission", "DescribeDhcpOptions", "DescribeNetworkInterfaces",
+    "DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs",
+)  # fmt: skip
+
+
+def needed(call: Call, tags: Mapping[str, Mapping[str, str]]) -> Iterator[Action]:
+    """What a call needs of its own caller; `tags` are those of jobs by name."""
+    p = call.parameters
+    where = f"{call.request.region}:123456789012"
+    match call.service, call.operation:
+        case "s3", "ListObjectsV2":
+            yield Action("s3:ListBucket", f"arn:aws:s3:::{p['Bucket']}", {"s3:prefix": p["Prefix"]})
+        case "s3", "HeadBucket":
+            yield Action("s3:ListBucket", f"arn:aws:s3:::{p['Bucket']}")
+        case "s3", "DeleteObjects":
+            for key in re.findall(r"<Key>(.*?)</Key>", call.request.body.decode()):
+                yield Action("s3:DeleteObject", f"arn:aws:s3:::{p['Bucket']}/{key}")
+        case "s3", operation:
+            yield Action(_S3[operation], f"arn:aws:s3:::{p['Bucket']}/{p['Key']}")
+        case "sagemaker", "CreateTrainingJob":
+            job = f"arn:aws:sagemaker:{where}:training-job/{p['TrainingJobName']}"
+            context = {f"aws:RequestTag/{tag['Key']}": tag["Value"] for tag in p["Tags"]}
+            yield Action("sagemaker:CreateTrainingJob", job, context)
+            yield Action("sagemaker:AddTags", job, context)
+            passed = {"iam:PassedToService": "sagemaker.amazonaws.com"}
+            yield Action("iam:PassRole", p["RoleArn"], passed)
+            if (
+                "KmsKeyId" in p["OutputDataConfig"]
+            ):  # what is stored under the key, the caller reads
+                yield Action("kms:Decrypt", p["OutputDataConfig"]["KmsKeyId"])
+                yield Action("kms:GenerateDataKey", p["OutputDataConfig"]["KmsKeyId"])
+        case "sagemaker", "StopTrainingJob":
+            name = p["TrainingJobName"]
+            context = {f"aws:ResourceTag/{key}": value for key, value in tags[name].items()}
+            yield Action(
+                "sagemaker:StopTrainingJob",
+                f"arn:aws:sagemaker:{where}:training-job/{name}",
+                context,
+            )
+        case "sagemaker", operation:
+            name = p["TrainingJobName"]
+            yield Action(f"sagemaker:{operation}", f"arn:aws:sagemaker:{where}:training-job/{name}")
+        case "logs", operation:
+            group = f"arn:aws:logs:{where}:log-group:{p['logGroupName']}"
+            yield Action(f"logs:{operation}", f"{group}:log-stream:{p.get('logStreamName', '')}")
+        case "ecr", operation:
+            repository = f"{call.request.region}:{p['registryId']}:repository/{p['repositoryName']}"
+            yield Action(f"ecr:{operation}", f"arn:aws:ecr:{repository}")
+        case "secretsmanager", operation:
+            yield Action(
+                f"secretsmanager:{operation}",
+                f"arn:aws:secretsmanager:{where}:secret:{p['SecretId']}-Ab1Cd2",
+            )
+        case "iam", "GetRole":
+            yield Action("iam:GetRole", f"arn:aws:iam::123456789012:role/{p['RoleName']}")
+        case "iam", "SimulatePrincipalPolicy":
+            # moto's STS gives a user the ARN of no user that IAM knows
+            principal = p["PolicySourceArn"].replace("aws:sts:", "aws:iam:")
+            yield Action("iam:SimulatePrincipalPolicy", principal)
+        case "resourcegroupstaggingapi", operation:
+            yield Action(f"tag:{operation}", "*")
+        case "service-quotas", operation:
+            yield Action(f"servicequotas:{operation}", "*")
+        case "ec2", operation:
+            yield Action(f"ec2:{operation}", "*")
+        case "sts", "GetCallerIdentity":
+            return  # needs no permission
+        case unknown:
+            raise AssertionError(f"{unknown} is not known here")
+
+
+def done_for(call: Call) -> Iterator[Action]:
+    """What SageMaker does with the execution role for a job, beside what the stand-in does.
+
+    https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html, CreateTrainingJob API.
+    """
+    image = call.parameters["AlgorithmSpecification"]["TrainingImage"]
+    match = re.fullmatch(r"(\d+)\.dkr\.ecr\.([\w-]+)\.amazonaws\.com/([^:@]+)[:@].+", image)
+    assert match is not None
+    account, region, repository = match.groups()
+    yield Action("ecr:GetAuthorizationToken", "*")
+    for action in _PULL:
+        yield Action(action, f"arn:aws:ecr:{region}:{account}:repository/{repository}")
+    metrics = {"cloudwatch:namespace": "/aws/sagemaker/TrainingJobs"}
+    yield Action("cloudwatch:PutMetricData", "*", metrics)
+    group = f"arn:aws:logs:{region}:123456789012:log-group:/aws/sagemaker/TrainingJobs"
+    yield Action("logs:DescribeLogStreams", f"{group}:log-stream:")
+    yield Action("logs:CreateLogGroup", f"{group}:log-stream:")
+    if "VpcConfig" in call.parameters:
+        for action in JOIN_NETWORK:
+            yield Action(f"ec2:{action}", "*")
+    if "KmsKeyId" in call.parameters["OutputDataConfig"]:
+        for action in ("CreateGrant", "Decrypt", "GenerateDataKey"):
+            yield Action(f"kms:{action}", call.parameters["OutputDataConfig"]["KmsKeyId"])
+
+
+def refused(policies: Sequence[Policy], actions: Sequence[Action]) -> list[Action]:
+    """The actions that policies don't allow."""
+    return [action for action in actions if not allows(policies, action)]
+
+
+def unused(policy: Policy, actions: Sequence[Action]) -> set[tuple[str, str]]:
+    """What a policy allows by name, as (Sid, action), though none of the actions needs it."""
+    used = {
+        (statement["Sid"], written)
+        for action in actions
+        for written, statement in matching([policy], action)
+    }
+    there = {
+        (statement["Sid"], action)
+        for statement in policy["Statement"]
+        for action in listed(statement["Action"])
+    }
+    return there - used
 
 
 @contextmanager

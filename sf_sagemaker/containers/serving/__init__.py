@@ -12,6 +12,7 @@ from sf_sagemaker.containers import program_files
 ProgramKind = Literal["xgboost", "llm"]
 
 ENTRY_POINT = "serve.py"
+INFERENCE_SCRIPT = "inference.py"
 
 # What a server says to its supervisor: that it accepts connections, or why it never will.
 READY = "ready"
@@ -23,13 +24,22 @@ def serving_files(kind: ProgramKind) -> tuple[str, dict[str, Path]]:
 
     They are laid out as those of the kind's training, whose modules load the model.
     """
+    return _files(kind, ENTRY_POINT)
+
+
+def inference_files(kind: ProgramKind) -> tuple[str, dict[str, Path]]:
+    """As serving_files, for SageMaker's inference images, which bring a server of their own."""
+    return _files(kind, INFERENCE_SCRIPT)
+
+
+def _files(kind: ProgramKind, entry_point: str) -> tuple[str, dict[str, Path]]:
     training_entry_point, files = program_files(kind)
     here = Path(__file__).parent
     package = here.parents[1]
     modules = {
         f"{package.name}/{path.relative_to(package).as_posix()}": path
         for path in sorted(here.glob("*.py"))
-        if path.name != ENTRY_POINT
+        if path.name not in (ENTRY_POINT, INFERENCE_SCRIPT)
     }
     loading = {name: path for name, path in files.items() if name != training_entry_point}
-    return ENTRY_POINT, {ENTRY_POINT: here / ENTRY_POINT, **loading, **modules}
+    return entry_point, {entry_point: here / entry_point, **loading, **modules}

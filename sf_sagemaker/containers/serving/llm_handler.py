@@ -1,9 +1,10 @@
-"""Fine-tuned language models behind an endpoint: prompts in, answers out, in JSON.
+"""Fine-tuned language models behind an endpoint: prompts in, answers out, in JSON or JSON Lines.
 
 `{"instances": [{"prompt": …}, …]}` is answered by `{"predictions": [{"prediction": …}, …]}`. Where the
 model was trained on a list of answers, the prediction is the likeliest of them, with its `probability`
 and the `probabilities` of all; otherwise it is what the model writes. An instance with a `completion`
-too gets the `loss` of that completion after the prompt, in nats.
+too gets the `loss` of that completion after the prompt, in nats. JSON Lines have an instance, and a
+prediction, in each line.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from sf_sagemaker.containers.llm.examples import OverlongCompletion
 from sf_sagemaker.containers.llm.model import LanguageModel
 from sf_sagemaker.containers.serving.requests import (
     JSON,
+    JSON_LINES,
     RequestRefused,
     answer_type,
     check_names,
@@ -25,21 +27,27 @@ from sf_sagemaker.containers.serving.requests import (
 
 MAX_INSTANCES = 64  # an answer must be there within a minute, on SageMaker
 _PROMPT, _COMPLETION = "prompt", "completion"
+_TYPES = (JSON, JSON_LINES)
 
 
 class LanguageModelHandler:
-    """Answers requests with one model. One thread at a time."""
+    """Answers requests with one model. One thread at a time.
+
+    With `batch`, requests are those of a batch transform, which may be larger and take longer.
+    """
 
     inline_bytes = 0
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, *, batch: bool = False) -> None:
         self.model = model
+        self._batch = batch
 
     def answer(self, body: bytes, content_type: str, accept: str) -> tuple[bytes, str]:
         """The answer to a body, and its content type. Raises RequestRefused."""
-        answer_type(accept, media_type(content_type, (JSON,)), (JSON,))
-        rows = instances(body)
-        if len(rows) > MAX_INSTANCES:
+        asked_in = media_type(content_type, _TYPES)
+        answer_in = answer_type(accept, asked_in, _TYPES)
+        rows = instances(body, asked_in)
+        if len(rows) > MAX_INSTANCES and not self._batch:
             raise RequestRefused(
                 f"{len(rows)} rows are more than this model answers at once: send up to "
                 f"{MAX_INSTANCES}"
@@ -49,9 +57,13 @@ class LanguageModelHandler:
             check_names(number, row, names)
             for name in names:
                 _check_text(number, name, row[name])
-        predictions = self._predictions([row[_PROMPT].strip() for row in rows])
-        self._add_losses(rows, predictions)
-        return to_json(predictions), JSON
+        predictions: list[dict[str, Any]] = []
+        for start in range(0, len(rows), MAX_INSTANCES):
+            part = rows[start : start + MAX_INSTANCES]
+            answered = self._predictions([row[_PROMPT].strip() for row in part])
+            self._add_losses(part, answered)
+            predictions += answered
+        return to_json(predictions, answer_in), answer_in
 
     def _predictions(self, prompts: Sequence[str]) -> list[dict[str, Any]]:
         answers = self.model.card.answers

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from sf_sagemaker.containers.errors import ContainerError
 
 JSON = "application/json"
+JSON_LINES = "application/jsonlines"
 CSV = "text/csv"
 
 MAX_BODY = 6_291_456  # bytes; the limit of InvokeEndpoint, SageMaker Runtime API
@@ -89,15 +90,18 @@ def decode(body: bytes) -> str:
         ) from None
 
 
-def instances(body: bytes) -> list[Mapping[str, Any]]:
-    """The rows of a JSON body: `{"instances": [{…}, …]}`, at least one. Raises RequestRefused."""
-    text = decode(body)
-    try:
-        content = json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise RequestRefused("the body is nested too deeply to be read") from None
-    except ValueError as error:
-        raise RequestRefused(f"the body is not JSON: {error}") from None
+def instances(body: bytes, content_type: str = JSON) -> list[Mapping[str, Any]]:
+    """The rows of a body, at least one: `{"instances": [{…}, …]}`, or an object in each line of
+    JSON_LINES. Raises RequestRefused."""
+    rows = _lines(body) if content_type == JSON_LINES else _instances(body)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise RequestRefused(f"row {number} is {_shape(row)}: expected an object")
+    return rows
+
+
+def _instances(body: bytes) -> list[Any]:
+    content = _parse(decode(body), "the body")
     if not isinstance(content, dict) or set(content) != {"instances"}:
         raise RequestRefused(
             f'the body is {_shape(content)}: expected an object {{"instances": [row, …]}}'
@@ -107,10 +111,23 @@ def instances(body: bytes) -> list[Mapping[str, Any]]:
         raise RequestRefused(f"instances is {_shape(rows)}: expected a list of rows")
     if not rows:
         raise RequestRefused("instances is empty: expected at least one row")
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise RequestRefused(f"row {number} is {_shape(row)}: expected an object")
     return rows
+
+
+def _lines(body: bytes) -> list[Any]:
+    lines = decode(body).removesuffix("\n").split("\n")
+    if lines == [""]:
+        raise RequestRefused("the body is empty: expected a row in each line")
+    return [_parse(line, f"line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise RequestRefused(f"{where} is nested too deeply to be read") from None
+    except ValueError as error:
+        raise RequestRefused(f"{where} is not JSON: {error}") from None
 
 
 def check_names(number: int, found: Mapping[str, Any], required: Sequence[str]) -> None:
@@ -137,8 +154,10 @@ def excerpt(value: object) -> str:
     return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}…"
 
 
-def to_json(predictions: Sequence[Mapping[str, Any]]) -> bytes:
-    """The body of an answer."""
+def to_json(predictions: Sequence[Mapping[str, Any]], content_type: str = JSON) -> bytes:
+    """The body of an answer in JSON, or with a line for each row in JSON_LINES."""
+    if content_type == JSON_LINES:
+        return "".join(f"{json.dumps(prediction)}\n" for prediction in predictions).encode()
     return json.dumps({"predictions": predictions}).encode()
 
 

@@ -17,11 +17,10 @@ from pathlib import Path
 
 import uvicorn
 
-from sf_sagemaker.containers.errors import ContainerError, GoldenRowMismatch
+from sf_sagemaker.containers.errors import ContainerError
 from sf_sagemaker.containers.serving import FAILED, READY
-from sf_sagemaker.containers.serving.application import Application, Handler
-from sf_sagemaker.containers.serving.golden import golden_request, is_language_model
-from sf_sagemaker.containers.serving.requests import JSON, RequestRefused
+from sf_sagemaker.containers.serving.application import Application
+from sf_sagemaker.containers.serving.loading import load
 
 # SageMaker kills a container 30 seconds after SIGTERM. Idle connections end by themselves before.
 _DRAIN_SECONDS = 20.0
@@ -78,52 +77,6 @@ def serve(model: Path, version: str, listening: Listening) -> int:
         sockets=[listening.listener] if listening.listener is not None else None
     )
     return 0
-
-
-def load(model: Path) -> Handler:
-    """The model in a folder, which has just answered its golden rows as its card says.
-
-    Raises ContainerError, GoldenRowMismatch among others.
-    """
-    handler = _load(model)
-    golden = golden_request(model)
-    if golden is not None:
-        try:
-            answer, _ = handler.answer(golden.body, JSON, JSON)
-        except RequestRefused as error:
-            raise GoldenRowMismatch(
-                f"the model in {model} refuses its golden rows: {error}. Its card and its code don't "
-                "belong together: train the model again"
-            ) from error
-        difference = golden.difference(answer)
-        if difference is not None:
-            raise GoldenRowMismatch(
-                f"the model in {model} doesn't answer as its card says: {difference}. Fetch the "
-                "artifact again, or train the model again"
-            )
-    return handler
-
-
-def _load(model: Path) -> Handler:
-    if is_language_model(model):
-        return _load_language_model(model)
-    from sf_sagemaker.containers.serving.xgboost_handler import XGBoostHandler
-    from sf_sagemaker.containers.xgboost.model import load_model
-
-    return XGBoostHandler(load_model(model))
-
-
-def _load_language_model(model: Path) -> Handler:
-    from sf_sagemaker.containers.llm.base_model import is_local
-    from sf_sagemaker.containers.llm.libraries import explain_missing_libraries
-    from sf_sagemaker.containers.llm.model_card import ModelCard
-
-    if is_local(ModelCard.read(model).base_model["name"]):
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read when the libraries are imported
-    with explain_missing_libraries():
-        from sf_sagemaker.containers.llm.model import load_model
-        from sf_sagemaker.containers.serving.llm_handler import LanguageModelHandler
-    return LanguageModelHandler(load_model(model))
 
 
 class _Server(uvicorn.Server):

@@ -2,11 +2,12 @@
 
 JSON: `{"instances": [{feature: value, …}, …]}`, answered by `{"predictions": [{"prediction": …}, …]}`;
 of classes, with the `probability` of the prediction and the `probabilities` of all.
+JSON Lines: `{feature: value, …}` in each line, answered by lines of such predictions.
 CSV: a line for each row with the features in the card's order, or in that of a first line with their
 names; answered by lines of prediction, and probability.
 
 A value that is missing is null, or an empty cell. A category that the model wasn't trained on is
-refused: it has no branch for it.
+refused, for it has no branch for it; in a batch transform it counts as missing, as in an evaluation.
 """
 
 import csv
@@ -19,6 +20,7 @@ import numpy as np
 from sf_sagemaker.containers.serving.requests import (
     CSV,
     JSON,
+    JSON_LINES,
     RequestRefused,
     answer_type,
     check_names,
@@ -33,39 +35,39 @@ from sf_sagemaker.containers.serving.requests import (
 from sf_sagemaker.containers.xgboost.features import Feature
 from sf_sagemaker.containers.xgboost.model import XGBoostModel
 
-_TYPES = (JSON, CSV)
+_TYPES = (JSON, CSV, JSON_LINES)
 _LEVELS_NAMED = 5
 
 Reader = Callable[[Any], float]
 
 
 class XGBoostHandler:
-    """Answers requests with one model, from any thread."""
+    """Answers requests with one model, from any thread; with `batch`, those of a batch transform."""
 
     # Up to a few hundred rows take less than a thread's start.
     inline_bytes = 32_768
 
-    def __init__(self, model: XGBoostModel) -> None:
+    def __init__(self, model: XGBoostModel, *, batch: bool = False) -> None:
         self.model = model
         # A request is a few rows; waking other threads for them takes longer than they save.
         model.booster.set_param({"nthread": 1})
         self._names = [feature.name for feature in model.card.features]
-        self._readers = [_reader(feature) for feature in model.card.features]
+        self._readers = [_reader(feature, batch) for feature in model.card.features]
 
     def answer(self, body: bytes, content_type: str, accept: str) -> tuple[bytes, str]:
         """The answer to a body, and its content type. Raises RequestRefused."""
         asked_in = media_type(content_type, _TYPES)
         answer_in = answer_type(accept, asked_in, _TYPES)
         features = self.model.card.features
-        rows = _csv_rows(body, features) if asked_in == CSV else self._json_rows(body)
+        rows = _csv_rows(body, features) if asked_in == CSV else self._json_rows(body, asked_in)
         predicted = self.model.predict_encoded(self._encode(rows))
         if answer_in == CSV:
             return _to_csv(self._predictions(predicted)), "text/csv; charset=utf-8"
-        return to_json(self._predictions(predicted)), JSON
+        return to_json(self._predictions(predicted), answer_in), answer_in
 
-    def _json_rows(self, body: bytes) -> list[list[Any]]:
+    def _json_rows(self, body: bytes, content_type: str) -> list[list[Any]]:
         rows = []
-        for number, row in enumerate(instances(body), start=1):
+        for number, row in enumerate(instances(body, content_type), start=1):
             check_names(number, row, self._names)
             rows.append([row[name] for name in self._names])
         return rows
@@ -124,7 +126,7 @@ class _Wrong(ValueError):
     """A value that the model can't take; the message says what it takes."""
 
 
-def _reader(feature: Feature) -> Reader:
+def _reader(feature: Feature, unknown_is_missing: bool) -> Reader:
     """What turns a value into the number that the model sees: NaN where it is missing."""
     if feature.kind == "numeric":
         return _number
@@ -138,6 +140,8 @@ def _reader(feature: Feature) -> Reader:
         if value is None:
             return np.nan
         found = codes.get(value) if isinstance(value, str) else None
+        if found is None and unknown_is_missing and isinstance(value, str):
+            return np.nan
         if found is None:
             raise _Wrong(f"expected one of the model's categories, {named}, or null")
         return found
