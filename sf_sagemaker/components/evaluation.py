@@ -17,15 +17,15 @@ from sf_sagemaker.components.attributes import AssetAttributes
 from sf_sagemaker.components.figures import defined, rounded
 from sf_sagemaker.components.model_state import newest_partition
 from sf_sagemaker.components.partitioned import Materialized, materialize_each
+from sf_sagemaker.components.trained_model import ModelKind
 from sf_sagemaker.containers.errors import ContainerError
 from sf_sagemaker.errors import SfSagemakerError
 from sf_sagemaker.lifecycle.evaluation import Evaluation, PredictorScores
 from sf_sagemaker.lifecycle.labels import periods_to_evaluate_again
-from sf_sagemaker.lifecycle.outcomes import REFERENCE, Scorer
-from sf_sagemaker.lifecycle.period_evaluation import Predictors, evaluate_period
+from sf_sagemaker.lifecycle.outcomes import REFERENCE
+from sf_sagemaker.lifecycle.period_evaluation import evaluate_period
 from sf_sagemaker.periods import Cadence
 from sf_sagemaker.storage import Storage
-from sf_sagemaker.training.platform import TrainingPlatform
 from sf_sagemaker.warehouse.dataset import DatasetSpec
 from sf_sagemaker.warehouse.warehouse import Warehouse
 
@@ -50,13 +50,14 @@ class EvaluationConfig(dg.Config):
 def evaluation(
     *,
     spec: DatasetSpec,
-    scorer: Scorer,
+    kind: ModelKind,
     model_key: dg.AssetKey,
     source_key: dg.AssetKey,
     max_age: int,
+    from_predictions: bool,
     attributes: AssetAttributes,
 ) -> dg.AssetsDefinition:
-    """The evaluation asset; `max_age` is in periods."""
+    """The evaluation asset; `max_age` is in periods. `from_predictions` is as `evaluate_period` has it."""
     partitions_def = attributes.partitions_def
     cadence = attributes.cadence
     models = dg.TimeWindowPartitionMapping(
@@ -81,15 +82,14 @@ def evaluation(
         owners=attributes.owners,
         tags=attributes.tags,
         kinds={"parquet", "table"},
+        required_resource_keys=kind.resource_keys,
     )
     def evaluation(
-        context: dg.AssetExecutionContext,
-        config: EvaluationConfig,
-        warehouse: dg.ResourceParam[Warehouse],
-        storage: dg.ResourceParam[Storage],
-        training_platform: dg.ResourceParam[TrainingPlatform],
+        context: dg.AssetExecutionContext, config: EvaluationConfig
     ) -> dg.MaterializeResult:
-        predictors = Predictors(training_platform, scorer)
+        warehouse: Warehouse = context.resources.warehouse
+        storage: Storage = context.resources.storage
+        predictors = kind.predictors(context)
         now = _now(context, source_key, cadence)
         known_by = datetime.fromisoformat(config.known_by) if config.known_by else now
 
@@ -104,11 +104,15 @@ def evaluation(
                 max_age=max_age,
                 evaluated_at=datetime.now(UTC),
                 known_by=known_by,
+                from_predictions=from_predictions,
                 run_id=context.run_id,
             )
             for left_out in evaluated.left_out:
                 context.log.warning(f"{left_out.predictor} was left out: {left_out.reason}")
-            return Materialized(_metadata(evaluated, storage))
+            metadata = _metadata(evaluated, storage)
+            if from_predictions:
+                metadata["rows_from_predictions"] = evaluated.from_predictions
+            return Materialized(metadata)
 
         if config.known_by is None:  # which a person says of the run's own periods only
             own = set(context.partition_keys)

@@ -66,7 +66,8 @@ class Evaluation:
     `rows` are the period's rows whose label was known by `known_by` (naive, in the model's time zone;
     None takes every label there is), and `unlabelled` are the others. `labels_version` differs between
     different labels, as long as `labels_algorithm` is the same. `key` is the folder in object storage.
-    `evaluated_at` is in UTC.
+    `evaluated_at` is in UTC. `from_predictions` of the rows were not predicted anew for the model whose
+    predictions of the period are stored.
     """
 
     model: str
@@ -82,6 +83,7 @@ class Evaluation:
     unlabelled: int = 0
     labels_version: str | None = None
     labels_algorithm: str | None = None
+    from_predictions: int = 0
 
     @property
     def awaits_labels(self) -> bool:
@@ -222,6 +224,7 @@ def _scores_file(evaluation: Evaluation) -> bytes:
         "unlabelled": evaluation.unlabelled,
         "labels_version": evaluation.labels_version,
         "labels_algorithm": evaluation.labels_algorithm,
+        "from_predictions": evaluation.from_predictions,
     }
     table = score_table(evaluation)
     return _parquet([table.replace_schema_metadata({_HEADER: json.dumps(header).encode()})])
@@ -265,6 +268,7 @@ def _read(storage: Storage, key: str) -> Evaluation:
             unlabelled=header["unlabelled"],
             labels_version=header.get("labels_version"),
             labels_algorithm=header.get("labels_algorithm"),
+            from_predictions=header.get("from_predictions", 0),
         )
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptEvaluation(

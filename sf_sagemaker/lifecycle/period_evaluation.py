@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from sf_sagemaker.containers.errors import ContainerError
 from sf_sagemaker.errors import SfSagemakerError
+from sf_sagemaker.lifecycle.answers import NotAnswered
 from sf_sagemaker.lifecycle.evaluation import (
     Evaluation,
     LeftOut,
@@ -32,12 +33,13 @@ from sf_sagemaker.lifecycle.outcomes import (
     Predictor,
     Scorer,
 )
+from sf_sagemaker.lifecycle.predictions import StoredPredictions, read_predictions
 from sf_sagemaker.lifecycle.registry import RegisteredModel, models_of
 from sf_sagemaker.lifecycle.text_baselines import NoRows
 from sf_sagemaker.periods import Cadence, Period, parse_length
 from sf_sagemaker.storage import Storage
 from sf_sagemaker.training.errors import ArtifactCorrupt
-from sf_sagemaker.training.platform import ArtifactMissing, JobNotFound, TrainingPlatform
+from sf_sagemaker.training.platform import AnyPlatform, ArtifactMissing, JobNotFound
 from sf_sagemaker.warehouse.dataset import DatasetSpec
 from sf_sagemaker.warehouse.export import read_rows
 from sf_sagemaker.warehouse.warehouse import Warehouse
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # What keeps one predictor from being scored, and no other one.
-UNUSABLE = (ContainerError, JobNotFound, ArtifactMissing, ArtifactCorrupt, NoRows)
+UNUSABLE = (ContainerError, JobNotFound, ArtifactMissing, ArtifactCorrupt, NoRows, NotAnswered)
 
 
 class OtherTarget(SfSagemakerError):
@@ -60,7 +62,7 @@ class Predictors:
     it. A fine-tuned language model takes hundreds of megabytes.
     """
 
-    def __init__(self, platform: TrainingPlatform, scorer: Scorer) -> None:
+    def __init__(self, platform: AnyPlatform, scorer: Scorer) -> None:
         self.scorer = scorer
         self._platform = platform
         self._loaded: OrderedDict[str, Predictor] = OrderedDict()
@@ -94,14 +96,17 @@ def evaluate_period(
     max_age: int,
     evaluated_at: datetime,
     known_by: datetime | None = None,
+    from_predictions: bool = False,
     run_id: str | None = None,
 ) -> Evaluation:
     """Scores every registered model that is 1 to `max_age` periods old on the rows of a period.
 
     Only labels that were known by `known_by` count, all of them where it is None. The reference is
     fitted to the rows of the trailing window that ends where the period begins, with the labels known
-    by then. A model that can't be scored is left out and named. The evaluation is committed in object
-    storage, and then landed in the warehouse. `evaluated_at` is aware, `known_by` naive and in the
+    by then. With `from_predictions`, a model whose predictions of all these rows are stored is not asked
+    again: what it said before the labels were known counts. A model that can't be scored is left out and
+    named. The evaluation is committed in object storage, and then landed in the warehouse.
+    `evaluated_at` is aware, `known_by` naive and in the
     cadence's time zone.
 
     Raises InvalidPeriod, CorruptEntry, CorruptEvaluation, and what reading rows and landing raise.
@@ -113,7 +118,10 @@ def evaluate_period(
         warehouse, spec, period.start, period.end, known_by=known_by, timezone=cadence.timezone
     )
     there = count_rows(warehouse, spec, period, timezone=cadence.timezone)
-    candidates = _candidates(warehouse, storage, spec, cadence, period, predictors, max_age)
+    stored = read_predictions(warehouse, spec, period) if from_predictions else None
+    candidates = _candidates(
+        warehouse, storage, spec, cadence, period, predictors, max_age, rows, stored
+    )
     outcomes: dict[str, Outcomes] = {}
     left_out: list[LeftOut] = []
     for candidate in candidates:
@@ -145,6 +153,14 @@ def evaluate_period(
             unlabelled=max(0, there - rows.num_rows),
             labels_version=labels.version,
             labels_algorithm=labels.algorithm,
+            from_predictions=max(
+                (
+                    len(outcomes[candidate.predictor])
+                    for candidate in candidates
+                    if candidate.stored and candidate.predictor in outcomes
+                ),
+                default=0,
+            ),
         ),
         outcomes,
     )
@@ -154,13 +170,17 @@ def evaluate_period(
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A predictor to score; `load` gives it, or raises what `UNUSABLE` and OtherTarget say."""
+    """A predictor to score; `load` gives it, or raises what `UNUSABLE` and OtherTarget say.
+
+    `stored` says that it is known by the predictions that it made of the rows before.
+    """
 
     predictor: str
     partition: str | None
     age: int | None
     warm_up: bool
     load: Callable[[], Predictor]
+    stored: bool = False
 
 
 def _candidates(
@@ -171,19 +191,25 @@ def _candidates(
     period: Period,
     predictors: Predictors,
     max_age: int,
+    rows: "pa.Table",
+    stored: StoredPredictions | None,
 ) -> list[_Candidate]:
     """The models, youngest first, and the reference."""
     earlier = list(cadence.between(cadence.start, period.start))[-max_age:] if max_age else []
 
-    def loader(model: RegisteredModel) -> Callable[[], Predictor]:
+    def candidate(model: RegisteredModel, age: int) -> _Candidate:
+        before = stored.predictor(model, rows) if stored else None
+
         def load() -> Predictor:
             _check_target(model, spec)
-            return predictors.load(model.training_job)
+            return before or predictors.load(model.training_job)
 
-        return load
+        return _Candidate(
+            model.training_job, model.partition, age, model.warm_up, load, before is not None
+        )
 
     candidates = [
-        _Candidate(model.training_job, model.partition, age, model.warm_up, loader(model))
+        candidate(model, age)
         for age, trained in enumerate(reversed(earlier), start=1)
         for model in models_of(storage, spec.model, trained.key)
     ]

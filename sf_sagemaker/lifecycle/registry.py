@@ -15,8 +15,8 @@ class RegisteredModel(BaseModel):
     """A trained model, and what it was trained on.
 
     `trained_at` is ISO 8601 in UTC, `dataset` the storage key of the dataset's folder, `features` are
-    names with their kinds. Models of equal `split` have a test split in common. `warm_up` says that
-    the window was not full.
+    names with their kinds, `classes` the sorted labels of a target of classes. Models of equal `split`
+    have a test split in common. `warm_up` says that the window was not full.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +34,7 @@ class RegisteredModel(BaseModel):
     split: str
     features: tuple[tuple[str, str], ...]
     warm_up: bool
+    classes: tuple[str, ...] | None = None
 
 
 def describe_model(
@@ -54,6 +55,7 @@ def describe_model(
         split=split_digest(manifest.spec),
         features=tuple((column.name, column.kind) for column in manifest.features),
         warm_up=not manifest.window.full,
+        classes=manifest.target.classes,
     )
 
 

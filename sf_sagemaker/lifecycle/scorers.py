@@ -144,7 +144,7 @@ class LanguageModelScorer:
 
     def fit_reference(self, train: "pa.Table") -> Predictor:
         """A model of the words of the prompts. Raises NoRows."""
-        words = fit_word_model(*_texts(train))
+        words = fit_word_model(*row_texts(train))
         return _Words(words, self.spec.row_key)
 
 
@@ -221,7 +221,7 @@ class _FineTuned:
     def outcomes(self, rows: "pa.Table") -> Outcomes:
         import numpy as np
 
-        prompts, completions = _texts(rows)
+        prompts, completions = row_texts(rows)
         answers = self.model.card.answers
         if not answers:
             given = _in_batches(self.model, prompts)
@@ -255,7 +255,7 @@ class _Words:
     def outcomes(self, rows: "pa.Table") -> Outcomes:
         import numpy as np
 
-        prompts, completions = _texts(rows)
+        prompts, completions = row_texts(rows)
         probabilities = self.words.probabilities(prompts)
         actual = np.array([self.answers.get(text, -1) for text in completions], dtype=int)
         chosen = probabilities[np.arange(len(prompts)), actual]
@@ -335,7 +335,7 @@ def _text_outcomes(
     return _outcomes(rows, row_key, np.zeros(len(losses)), predicted)
 
 
-def _texts(rows: "pa.Table") -> tuple[list[str], list[str]]:
+def row_texts(rows: "pa.Table") -> tuple[list[str], list[str]]:
     """Prompts and completions, without the white space around them, as training reads them."""
     prompts, completions = (
         [(text or "").strip() for text in rows[name].to_pylist()]

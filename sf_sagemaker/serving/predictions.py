@@ -5,42 +5,41 @@ event time, `prediction`, and of classes and answers the `probability` of the pr
 version of the champion, its training job, and when it was predicted, in UTC. Scoring a period again
 replaces its rows.
 
-Rows pass through in batches, so memory doesn't grow with the period.
+Who scores is a BatchScoring's to decide. Rows pass through in batches, so memory doesn't grow with the
+period; the table is changed in one transaction, when all predictions are there.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sf_sagemaker.lifecycle.champions import Champion, champion_model, champion_of, read_champions
+from sf_sagemaker.lifecycle.predictions import OWN_COLUMNS, SCHEMA
 from sf_sagemaker.periods import Cadence, Period
-from sf_sagemaker.serving.endpoint import FetchArtifact
+from sf_sagemaker.serving.batch import (
+    BatchScoring,
+    JobHold,
+    NoHold,
+    PeriodRows,
+    ScoredRows,
+    TransformOptions,
+)
+from sf_sagemaker.serving.endpoint import ServedModel
 from sf_sagemaker.serving.errors import NoChampion, ServingError
 from sf_sagemaker.storage import Storage
+from sf_sagemaker.training.run import JobResult
 from sf_sagemaker.warehouse.catalog import find_columns, find_relation
 from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation
 from sf_sagemaker.warehouse.landing import land_period
-from sf_sagemaker.warehouse.selection import select_rows
 from sf_sagemaker.warehouse.warehouse import Warehouse, quote
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from sf_sagemaker.containers.llm.model import LanguageModel
-    from sf_sagemaker.containers.xgboost.model import XGBoostModel
-
-SCHEMA = "predictions"
-
-_OWN = ("period", "prediction", "probability", "model_version", "training_job", "predicted_at")
-_PROMPTS = 16  # that a language model answers at once
-
 Program = Literal["xgboost", "llm"]
-
-# The predictions for some rows, and their probabilities where there are any.
-Predict = Callable[["pa.Table"], tuple["pa.Array", "pa.Array | None"]]
 
 
 class ConflictingColumn(ServingError):
@@ -49,18 +48,23 @@ class ConflictingColumn(ServingError):
 
 @dataclass(frozen=True)
 class ScoredPeriod:
-    """What came of scoring a period. `rows` may be 0; `previous_rows` are those that it replaced."""
+    """What came of scoring a period. `rows` may be 0; `previous_rows` are those that it replaced.
+
+    `job` is the transform job that made the predictions, where there was one.
+    """
 
     table: str
     champion: Champion
     rows: int
     previous_rows: int
+    predicted_at: datetime
+    job: JobResult | None = None
 
 
 def predict_period(
     warehouse: Warehouse,
     storage: Storage,
-    fetch_artifact: FetchArtifact,
+    scoring: BatchScoring,
     spec: DatasetSpec,
     cadence: Cadence,
     partition: str,
@@ -68,15 +72,17 @@ def predict_period(
     program: Program,
     predicted_at: datetime,
     batch_rows: int = 100_000,
+    transform: TransformOptions | None = None,
+    hold: JobHold | None = None,
 ) -> ScoredPeriod:
     """Scores the rows of a period by the champion that was in force when it began.
 
     Every row whose event lies in the period, whatever is known of its label. A category that the model
-    doesn't know counts as missing, as in its evaluation. `predicted_at` is aware.
+    doesn't know counts as missing, as in its evaluation. `predicted_at` is aware; predictions that a
+    job made are of the time when it ended.
 
-    Raises InvalidPeriod, NoChampion, ModelMissing, ConflictingColumn; what fetching and loading the
-    model raise; what `select_rows` raises where the source lacks a column that the model needs; and
-    what landing raises.
+    Raises InvalidPeriod, NoChampion, ModelMissing, ConflictingColumn; what `scoring` raises; and what
+    landing raises. The table is then as it was.
     """
     period = cadence.period(partition)
     log = read_champions(storage, spec.model)
@@ -87,25 +93,44 @@ def predict_period(
             f"no champion of {spec.model} was in force when {partition} began: {first}. Score a later "
             f"period, or materialize {spec.model}/champion"
         )
-    features = [name for name, _ in champion_model(storage, champion).features]
-    kept = _kept_columns(spec)
+    registered = champion_model(storage, champion)
+    rows = PeriodRows(
+        warehouse=warehouse,
+        spec=spec,
+        cadence=cadence,
+        period=period,
+        kept=_kept_columns(spec),
+        features=tuple(name for name, _ in registered.features),
+    )
+    model = ServedModel(
+        model=spec.model,
+        version=champion.version,
+        training_job=champion.training_job,
+        artifact_uri=registered.artifact_uri,
+        program=program,
+    )
     relation = Relation(schema_name=SCHEMA, name=spec.model)
-    with tempfile.TemporaryDirectory() as scratch:
-        predict = _load(fetch_artifact(champion.training_job, Path(scratch)), program)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        scoring.score(
+            rows, model, batch_rows=batch_rows, transform=transform, hold=hold or NoHold()
+        ) as scores,
+    ):
+        moment = scores.predicted_at or predicted_at
         file = Path(scratch) / "predictions.parquet"
-        batches = _rows(warehouse, spec, cadence, period, features, kept, batch_rows)
-        rows = _write(file, batches, predict, kept, champion, period, predicted_at)
-        if rows:
+        written = _write(file, scores.parts, champion, period, moment)
+        if written:
             previous = land_period(warehouse, relation, file, "period", period).previous_rows
         else:
             previous = _remove(warehouse, relation, period)
-    return ScoredPeriod(f"{SCHEMA}.{spec.model}", champion, rows, previous)
+    table = f"{SCHEMA}.{spec.model}"
+    return ScoredPeriod(table, champion, written, previous, moment, scores.job)
 
 
-def _kept_columns(spec: DatasetSpec) -> list[str]:
+def _kept_columns(spec: DatasetSpec) -> tuple[str, ...]:
     """The columns that say which row a prediction is of. Raises ConflictingColumn."""
-    kept = list(dict.fromkeys(name.lower() for name in (*spec.row_key, spec.event_time)))
-    taken = [name for name in kept if name in _OWN]
+    kept = tuple(dict.fromkeys(name.lower() for name in (*spec.row_key, spec.event_time)))
+    taken = [name for name in kept if name in OWN_COLUMNS]
     if taken:
         raise ConflictingColumn(
             f"{spec.model} has the key column {taken[0]!r}, and its table of predictions has a column "
@@ -114,32 +139,14 @@ def _kept_columns(spec: DatasetSpec) -> list[str]:
     return kept
 
 
-def _rows(
-    warehouse: Warehouse,
-    spec: DatasetSpec,
-    cadence: Cadence,
-    period: Period,
-    features: list[str],
-    kept: list[str],
-    batch_rows: int,
-) -> Iterator["pa.RecordBatch"]:
-    with warehouse.reading() as session:
-        selection = select_rows(session, spec, cadence.timezone, features)
-        rows = selection.rows(selection.in_interval(period.start, period.end), sampled=False)
-        names = ", ".join(quote(name) for name in dict.fromkeys([*kept, *features]))
-        yield from session.batches(f"select {names} from ({rows}) as present", batch_rows)
-
-
 def _write(
     file: Path,
-    batches: Iterator["pa.RecordBatch"],
-    predict: Predict,
-    kept: list[str],
+    parts: Iterator[ScoredRows],
     champion: Champion,
     period: Period,
     predicted_at: datetime,
 ) -> int:
-    """Writes the predictions of all batches, and gives the number of rows; no rows, no file."""
+    """Writes the predictions of all parts, and gives the number of rows; no rows, no file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -150,16 +157,13 @@ def _write(
     writer: pq.ParquetWriter | None = None
     total = 0
     try:
-        for batch in batches:
-            rows = batch.num_rows
-            if not rows:
-                continue
-            prediction, probability = predict(pa.Table.from_batches([batch]))
+        for part in parts:
+            rows = part.kept.num_rows
             columns = {
                 "period": constant(period.start.date(), pa.date32(), rows),
-                **{name: batch.column(name) for name in kept},
-                "prediction": prediction,
-                **({} if probability is None else {"probability": probability}),
+                **{name: part.kept.column(name) for name in part.kept.column_names},
+                "prediction": part.prediction,
+                **({} if part.probability is None else {"probability": part.probability}),
                 "model_version": constant(champion.version, pa.int64(), rows),
                 "training_job": constant(champion.training_job, pa.string(), rows),
                 "predicted_at": constant(moment, pa.timestamp("us"), rows),
@@ -187,48 +191,3 @@ def _remove(warehouse: Warehouse, relation: Relation, period: Period) -> int:
         with session.transaction():
             session.execute(f"delete from {table.sql} where {condition}")
         return int(counted[0])
-
-
-def _load(artifact: Path, program: Program) -> Predict:
-    if program == "llm":
-        from sf_sagemaker.containers.llm import model as language_models
-
-        return _answering(language_models.load_model(artifact))
-    from sf_sagemaker.containers.xgboost import model as xgboost_models
-
-    return _boosted(xgboost_models.load_model(artifact))
-
-
-def _boosted(model: "XGBoostModel") -> Predict:
-    import pyarrow as pa
-
-    from sf_sagemaker.containers.serving.xgboost_handler import likeliest
-
-    classes = model.card.target.classes
-
-    def predict(rows: "pa.Table") -> tuple["pa.Array", "pa.Array | None"]:
-        predicted = model.predict(rows)
-        if classes is None:
-            return pa.array(predicted), None
-        likely, probability, _ = likeliest(predicted)
-        return pa.array(classes, pa.string()).take(pa.array(likely)), pa.array(probability)
-
-    return predict
-
-
-def _answering(model: "LanguageModel") -> Predict:
-    import pyarrow as pa
-
-    answers = model.card.answers
-
-    def predict(rows: "pa.Table") -> tuple["pa.Array", "pa.Array | None"]:
-        prompts = [(text or "").strip() for text in rows["prompt"].to_pylist()]
-        if not answers:
-            starts = range(0, len(prompts), _PROMPTS)
-            written = [text for i in starts for text in model.generate(prompts[i : i + _PROMPTS])]
-            return pa.array(written, pa.string()), None
-        probabilities = model.answer_probabilities(prompts)
-        likely = pa.array(answers, pa.string()).take(pa.array(probabilities.argmax(axis=1)))
-        return likely, pa.array(probabilities.max(axis=1))
-
-    return predict

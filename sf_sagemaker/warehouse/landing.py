@@ -10,6 +10,7 @@ from sf_sagemaker.periods import Period
 from sf_sagemaker.warehouse.catalog import Table, find_columns, find_relation
 from sf_sagemaker.warehouse.dataset import Relation
 from sf_sagemaker.warehouse.errors import ColumnTypeChanged, EmptyPartition, UnsupportedType
+from sf_sagemaker.warehouse.selection import row_sums
 from sf_sagemaker.warehouse.warehouse import Session, SourceColumn, Warehouse, quote
 
 
@@ -93,7 +94,8 @@ def _land(
         table = find_relation(session, relation)
         if table is not None:
             _check_columns(relation, table, file, columns)
-        rows, *sums = _count(session, staged, columns)
+        sums = row_sums(session, staged, [column.name for column in columns])
+        rows = sums.rows
         if rows == 0:
             raise EmptyPartition(
                 f"{file} has no rows whose {event.name} lies in {period}; {relation} is unchanged. "
@@ -105,14 +107,16 @@ def _land(
         stored = find_columns([column.name for column in columns], table.columns, str(table))
         present = [stored[column.name] for column in columns]
         in_table = _in_period(session, stored[event.name], period, timezone)
-        previous_rows, *previous_sums = _count(session, f"{table.sql} where {in_table}", present)
-        unchanged = (rows, sums) == (previous_rows, previous_sums)
+        previous = row_sums(
+            session, f"{table.sql} where {in_table}", [column.name for column in present]
+        )
+        unchanged = sums == previous
         if not unchanged:
             names = ", ".join(quote(column.name) for column in present)
             values = ", ".join(quote(column.name) for column in columns)
             session.execute(f"delete from {table.sql} where {in_table}")
             session.execute(f"insert into {table.sql} ({names}) select {values} from {staged}")
-        return Landed(relation, period.key, rows, previous_rows, unchanged)
+        return Landed(relation, period.key, rows, previous.rows, unchanged)
 
 
 def _create(
@@ -139,13 +143,6 @@ def _in_period(session: Session, event: SourceColumn, period: Period, timezone: 
 
     name = quote(event.name)
     return f"{name} >= {literal(period.start)} and {name} < {literal(period.end)}"
-
-
-def _count(session: Session, rows: str, columns: Sequence[SourceColumn]) -> tuple[int, ...]:
-    """(rows, sum, sum) of row hashes: the same for the same rows in any order."""
-    first, second = session.dialect.row_hashes([quote(column.name) for column in columns])
-    count, *sums = session.rows(f"select count(*), sum({first}), sum({second}) from {rows}")[0]
-    return int(count), *(int(value or 0) for value in sums)
 
 
 def _check_columns(

@@ -118,6 +118,21 @@ def read_split(
     return pyarrow.concat_tables(tables)
 
 
+def split_batches(
+    storage: Storage, manifest: Manifest, key: str, split: Split, columns: Sequence[str]
+) -> Iterator[pyarrow.RecordBatch]:
+    """Some columns of a split, a batch at a time. Raises CorruptDataset."""
+    import pyarrow
+
+    for file in (file for file in manifest.files if file.split == split):
+        path = f"{key}/{file.path}"
+        with open_parquet(storage, path) as parquet:
+            try:
+                yield from parquet.iter_batches(columns=list(columns))
+            except (pyarrow.ArrowInvalid, OSError) as error:
+                raise _corrupt(storage, path, "whole Parquet", str(error)) from error
+
+
 @contextmanager
 def open_parquet(storage: Storage, key: str) -> Iterator[pyarrow.parquet.ParquetFile]:
     """A Parquet file in storage, opened at its footer. Raises CorruptDataset."""

@@ -52,6 +52,14 @@ class RowSums:
         )
 
 
+def row_sums(session: Session, rows: str, columns: Sequence[str]) -> RowSums:
+    """The sums over the columns of a table or subquery of rows."""
+    first, second = session.dialect.row_hashes([quote(column) for column in columns])
+    sums = session.rows(f"select count(*), sum({first}), sum({second}) from {rows}")[0]
+    count, *others = (int(value or 0) for value in sums)
+    return RowSums(count, *(value % _HASH_SPACE for value in others))
+
+
 def sums_by_period(days: Iterable[Sequence[Any]], cadence: Cadence) -> dict[str, RowSums]:
     """Rows of (day, rows, sum, sum) by partition key; days outside the periods are left out.
 

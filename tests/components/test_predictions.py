@@ -4,7 +4,9 @@ import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import dagster as dg
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -40,12 +42,8 @@ def test_a_period_is_scored_by_the_champion_that_was_in_force(site: Site, tmp_pa
         assert metadata["model_version"] == version
         assert metadata["dagster/row_count"] == 200
         assert metadata["dagster/table_name"] == TABLE
-    log = [
-        json.loads(file.read_text())
-        for file in sorted((site.home / "storage/champions/houses").glob("*.json"))
-    ]
     rows = _rows(warehouse, 5)
-    job = log[1]["training_job"]
+    job = _log(site)[1]["training_job"]
     model = load_model(site.resources["training_platform"].fetch_artifact(job, tmp_path))
     expected = dict(zip(rows["sale_id"].to_pylist(), model.predict(rows).tolist(), strict=True))
     found = site.sql(
@@ -103,12 +101,52 @@ def test_a_range_of_periods_in_which_one_has_no_champion(site: Site) -> None:
     assert WEEKS[2] not in periods
 
 
+def update(site: Site, week: int) -> dg.ExecuteInProcessResult:
+    return site.definitions.resolve_job_def("houses_update").execute_in_process(
+        partition_key=WEEKS[week], instance=site.instance, raise_on_error=False
+    )
+
+
+def test_an_update_scores_its_period_whatever_becomes_of_the_evaluation(site: Site) -> None:
+    site.sql(f"delete from {TABLE}")
+    assert update(site, 6).success
+    assert site.sql(f"select count(*), max(model_version) from {TABLE}") == [(200, 2)]
+
+    (damaged,) = (site.home / "storage" / "evaluations").glob(f"houses/{WEEKS[6]}/*/scores.parquet")
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    failed = update(site, 5)
+    damaged.write_bytes(whole)
+    assert {event.step_key for event in failed.all_node_events if event.is_step_failure} == {
+        "houses__evaluation"
+    }
+    assert site.sql(f"select count(*) from {TABLE} where period = '{WEEKS[5]}'") == [(200,)]
+
+
+def test_an_update_leaves_out_a_period_in_which_no_champion_was_in_force(site: Site) -> None:
+    result = update(site, 1)
+    assert result.success, failure_of(result)
+    assert site.sql(f"select count(*) from {TABLE} where period = '{WEEKS[1]}'") == [(0,)]
+    (record,) = site.instance.fetch_observations(dg.AssetKey(KEY.split("/")), limit=1).records
+    observation = record.asset_observation
+    assert observation is not None
+    assert observation.partition == WEEKS[1]
+    assert f"the first is in force from {WEEKS[3]}" in str(observation.metadata["skipped"].value)
+    partitions = site.instance.get_materialized_partitions(dg.AssetKey(KEY.split("/")))
+    assert WEEKS[1] not in partitions
+
+
 def test_a_column_that_the_model_needs_and_the_source_has_no_more(site: Site) -> None:
     site.sql("alter table analytics.houses rename area to district")
     result = site.materialize([KEY], WEEKS[5])
     assert "no column 'area'" in failure_of(result)
     site.sql("alter table analytics.houses rename district to area")
     assert site.materialize([KEY], WEEKS[5]).success
+
+
+def _log(site: Site) -> list[dict[str, Any]]:
+    entries = sorted((site.home / "storage/champions/houses").glob("*.json"))
+    return [json.loads(entry.read_text()) for entry in entries]
 
 
 def _rows(warehouse: Warehouse, week: int) -> pa.Table:
