@@ -13,7 +13,7 @@ extras := dev$(if $(filter-out 0,$(LLM)),$(comma)llm)
 installed := .venv/installed-$(if $(filter-out 0,$(LLM)),with-llm,without-llm)
 python := .venv/bin/python
 
-.PHONY: help install demo decay dev check-production test test-fast bench lint constraints clean
+.PHONY: help install demo stop decay dev check-production test test-fast bench lint constraints clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +42,9 @@ $(DAGSTER_HOME)/dagster.yaml: dagster.yaml
 
 demo: $(installed) $(DAGSTER_HOME)/dagster.yaml  ## builds warehouse, datasets and models of the demo; prints a table
 	$(python) -m sf_sagemaker.commands.demo$(if $(filter 0,$(LLM)), --without-llm)
+
+stop:  ## ends the endpoint that the demo leaves answering, and any other of this machine
+	test ! -x $(python) || SF_SAGEMAKER_DEPLOYMENT=local $(python) -m sf_sagemaker.commands.stop
 
 decay: $(installed) $(DAGSTER_HOME)/dagster.yaml  ## models of every week of house prices, and how their error grows with age
 	$(python) -m sf_sagemaker.commands.decay

@@ -200,6 +200,7 @@ def predict_array(folder: Path, rows: int) -> None:
 
     model = load_model(folder / "artifacts" / _JOB)
     matrix = np.random.default_rng(1).random((rows, FEATURES), dtype=np.float32)
+    matrix[::100, -1] = np.nan  # as in the rows: trees take longer over values that may be missing
     started = time.monotonic()
     predicted = model.predict_encoded(matrix)
     _print_cost(len(predicted), time.monotonic() - started)
@@ -210,6 +211,7 @@ def score_period(folder: Path, rows: int) -> None:
     from datetime import UTC, datetime
 
     from sf_sagemaker.periods import Cadence
+    from sf_sagemaker.serving.batch import LocalBatchScoring
     from sf_sagemaker.serving.predictions import predict_period
     from sf_sagemaker.storage import LocalStorage
     from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation
@@ -230,7 +232,7 @@ def score_period(folder: Path, rows: int) -> None:
     scored = predict_period(
         DuckDBWarehouse(folder / "warehouse.duckdb", memory_limit="950MB"),
         storage,
-        _fetch(folder),
+        LocalBatchScoring(_fetch(folder)),
         spec,
         Cadence("month", datetime(2023, 12, 1), datetime(2024, 2, 1)),
         _PERIOD,

@@ -8,6 +8,7 @@ import dagster as dg
 from sf_sagemaker.components.attributes import Partitions
 from sf_sagemaker.components.lifecycle_attributes import Update
 from sf_sagemaker.components.model_state import MAX_RETRIES_TAG, RetrainedModel
+from sf_sagemaker.components.predictions import SKIP_TAG
 
 
 def update_job(name: str) -> str:
@@ -21,18 +22,25 @@ def update_definitions(
     *,
     partitions: Partitions,
     update: Update,
+    predictions_key: dg.AssetKey | None,
     tags: dict[str, str],
 ) -> dg.Definitions:
-    """The job and its schedule, which is on. Raises InvalidPeriod for an offset that is too long."""
+    """The job and its schedule, which is on. Raises InvalidPeriod for an offset that is too long.
+
+    `predictions_key` is None where periods aren't scored.
+    """
     # What the evaluation is built from, but no new model; a table may be maintained elsewhere.
     inputs = dg.AssetSelection.assets(evaluation_key).upstream()
     inputs = inputs - dg.AssetSelection.assets(assets.dataset, assets.model)
+    scored = [] if predictions_key is None else [predictions_key]
+    scores = ", scores its rows" if scored else ""
     job = dg.define_asset_job(
         update_job(assets.name),
-        selection=inputs.materializable() | dg.AssetSelection.assets(assets.champion),
-        description="Lands a period, builds and tests its features, evaluates the models of "
+        selection=inputs.materializable() | dg.AssetSelection.assets(assets.champion, *scored),
+        description=f"Lands a period, builds and tests its features{scores}, evaluates the models of "
         f"{assets.name} on its rows, and looks at the champion.",
-        tags=tags,
+        # The first periods come before the first champion.
+        tags={**tags, SKIP_TAG: "true"} if scored else tags,
     )
     cadence = partitions.cadence()
     delay = timedelta(days=update.delay(partitions).days)
