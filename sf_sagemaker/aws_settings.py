@@ -55,6 +55,11 @@ _SecurityGroup = Annotated[
 ]
 
 
+_Role = Annotated[
+    str, _fits(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", "arn:aws:iam::ACCOUNT:role/NAME")
+]
+
+
 class _Variables(BaseModel):
     """Fields read from the environment; the alias is the variable's name."""
 
@@ -109,10 +114,9 @@ class AwsSettings(_Variables):
             description="the region of bucket and training jobs (or AWS_DEFAULT_REGION)",
         )
     )
-    role_arn: Annotated[
-        str,
-        _fits(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", "arn:aws:iam::ACCOUNT:role/NAME"),
-    ] = Field(alias="SF_SAGEMAKER_ROLE_ARN", description="the execution role of training jobs")
+    role_arn: _Role = Field(
+        alias="SF_SAGEMAKER_ROLE_ARN", description="the execution role of training jobs"
+    )
     storage_integration: _Identifier | None = Field(
         default=None,
         alias="SF_SAGEMAKER_STORAGE_INTEGRATION",
@@ -139,6 +143,11 @@ class AwsSettings(_Variables):
         default=None,
         alias="SF_SAGEMAKER_KMS_KEY",
         description="the KMS key of artifacts and volumes",
+    )
+    bedrock_role_arn: _Role | None = Field(
+        default=None,
+        alias="SF_SAGEMAKER_BEDROCK_ROLE_ARN",
+        description="the role of batch inference jobs",
     )
     snowflake_secret: (
         Annotated[str, _fits(r"[\w/+=.@:-]{1,512}", "the name or ARN of a secret, not a secret")]

@@ -21,11 +21,24 @@ from sf_sagemaker.dbt_environment import DbtEnvironment
 if TYPE_CHECKING:
     from sf_sagemaker.aws import Aws
     from sf_sagemaker.s3 import S3Storage
+    from sf_sagemaker.serving.autopilot_answers import AutopilotAnswers
+    from sf_sagemaker.serving.bedrock import Bedrock
+    from sf_sagemaker.serving.sagemaker_model import SageMakerModels
+    from sf_sagemaker.serving.sagemaker_transform import (
+        SageMakerBatchScoring,
+        SageMakerTransforms,
+    )
     from sf_sagemaker.snowflake_credentials import SnowflakeCredentials
+    from sf_sagemaker.training.autopilot import AutopilotPlatform
     from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
     from sf_sagemaker.warehouse.snowflake import SnowflakeWarehouse
 
 DEPLOYMENTS = ("local", "aws")
+
+_NO_AUTOPILOT = (
+    "method: autopilot is SageMaker's, and SF_SAGEMAKER_DEPLOYMENT is local: set it to aws, or train with "
+    "method: training_job"
+)
 
 
 def home() -> Path:
@@ -44,25 +57,36 @@ def home() -> Path:
     return Path(configured)
 
 
+def name() -> str:
+    """`SF_SAGEMAKER_DEPLOYMENT`, or `local`. Raises InvalidDeployment for what is neither."""
+    configured = os.environ.get("SF_SAGEMAKER_DEPLOYMENT") or "local"
+    if configured not in DEPLOYMENTS:
+        raise InvalidDeployment(
+            f"SF_SAGEMAKER_DEPLOYMENT is {configured!r}; it must be one of: {', '.join(DEPLOYMENTS)}"
+        )
+    return configured
+
+
 def resources() -> Mapping[str, object]:
     """The resources that assets ask for by role: `warehouse`, `storage`, `training_platform`,
-    `training_messages`, where its jobs report, `endpoint_host` and `dbt_environment`.
+    `training_messages`, where its jobs report, `endpoint_host`, `batch_scoring`,
+    `bedrock` and `dbt_environment`.
 
     Raises InvalidDeployment, before anything is read or started, where the environment is not right.
     """
-    name = os.environ.get("SF_SAGEMAKER_DEPLOYMENT") or "local"
-    if name not in DEPLOYMENTS:
-        raise InvalidDeployment(
-            f"SF_SAGEMAKER_DEPLOYMENT is {name!r}; it must be one of: {', '.join(DEPLOYMENTS)}"
-        )
-    return _aws() if name == "aws" else _local()
+    return _aws() if name() == "aws" else _local()
 
 
 def _local() -> Mapping[str, object]:
+    from sf_sagemaker.aws import Aws
+    from sf_sagemaker.serving.autopilot_answers import UnavailableAnswers
+    from sf_sagemaker.serving.batch import LocalBatchScoring
+    from sf_sagemaker.serving.bedrock import Bedrock
     from sf_sagemaker.serving.local import LocalEndpointHost
     from sf_sagemaker.storage import LocalStorage
     from sf_sagemaker.training.local import LocalTrainingPlatform
     from sf_sagemaker.training.pipes import FileMessages
+    from sf_sagemaker.training.unavailable import UnavailablePlatform
     from sf_sagemaker.warehouse.duckdb import DuckDBWarehouse
 
     storage = LocalStorage(home() / "storage")
@@ -77,6 +101,11 @@ def _local() -> Mapping[str, object]:
         "endpoint_host": LocalEndpointHost(
             home() / "endpoints", platform.fetch_artifact, environment=cache
         ),
+        "batch_scoring": LocalBatchScoring(platform.fetch_artifact),
+        "autopilot_platform": UnavailablePlatform(_NO_AUTOPILOT),
+        "autopilot_answers": UnavailableAnswers(_NO_AUTOPILOT),
+        # Asks with whatever credentials of AWS there are, and none before it is used.
+        "bedrock": Bedrock(Aws()),
         "dbt_environment": DbtEnvironment(),
     }
 
@@ -92,6 +121,7 @@ class AwsParts:
     warehouse: "SnowflakeWarehouse"
     storage: "S3Storage"
     platform: "SageMakerTrainingPlatform"
+    autopilot: "AutopilotPlatform"
 
 
 def aws_parts() -> AwsParts:
@@ -100,6 +130,7 @@ def aws_parts() -> AwsParts:
     from sf_sagemaker.s3 import S3Storage
     from sf_sagemaker.snowflake_credentials import read_snowflake_credentials, secrets_manager
     from sf_sagemaker.snowflake_login import SnowflakeLogin
+    from sf_sagemaker.training.autopilot import AutopilotPlatform
     from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
     from sf_sagemaker.warehouse.snowflake import SnowflakeWarehouse
 
@@ -128,11 +159,19 @@ def aws_parts() -> AwsParts:
             security_groups=settings.security_groups,
             kms_key=settings.kms_key,
         ),
+        autopilot=AutopilotPlatform(
+            aws,
+            storage,
+            settings.role_arn,
+            subnets=settings.subnets,
+            security_groups=settings.security_groups,
+            kms_key=settings.kms_key,
+        ),
     )
 
 
 def _aws() -> Mapping[str, object]:
-    from sf_sagemaker.serving.local import LocalEndpointHost
+    from sf_sagemaker.serving.sagemaker import SageMakerEndpointHost
     from sf_sagemaker.training.sagemaker_messages import SageMakerMessages
 
     parts = aws_parts()
@@ -141,7 +180,63 @@ def _aws() -> Mapping[str, object]:
         "storage": parts.storage,
         "training_platform": parts.platform,
         "training_messages": SageMakerMessages(parts.storage),
-        # Endpoints are processes of this machine here, too; their models come from S3.
-        "endpoint_host": LocalEndpointHost(home() / "endpoints", parts.platform.fetch_artifact),
+        "endpoint_host": SageMakerEndpointHost(models_of(parts)),
+        "batch_scoring": _batch_scoring(parts),
+        "autopilot_platform": parts.autopilot,
+        "autopilot_answers": _autopilot_answers(parts),
+        "bedrock": bedrock_of(parts),
         "dbt_environment": DbtEnvironment(lambda: parts.credentials().dbt_environment()),
     }
+
+
+def bedrock_of(parts: AwsParts) -> "Bedrock":
+    """Bedrock, with batches where there is a role for them."""
+    from sf_sagemaker.serving.bedrock import Bedrock
+    from sf_sagemaker.serving.bedrock_batch import BatchJobs
+
+    role_arn = parts.settings.bedrock_role_arn
+    if role_arn is None:
+        return Bedrock(parts.aws)
+    kms_key = parts.settings.kms_key
+    return Bedrock(parts.aws, BatchJobs(parts.aws, parts.storage, role_arn, kms_key=kms_key))
+
+
+def _batch_scoring(parts: AwsParts) -> "SageMakerBatchScoring":
+    """Batch transform jobs for large periods, this process for others."""
+    from sf_sagemaker.serving.sagemaker_transform import SageMakerBatchScoring
+
+    return SageMakerBatchScoring(
+        _transforms(parts), models_of(parts), parts.platform.fetch_artifact
+    )
+
+
+def _autopilot_answers(parts: AwsParts) -> "AutopilotAnswers":
+    """Where the models of Autopilot are asked."""
+    from sf_sagemaker.serving.autopilot_answers import AutopilotAnswers
+
+    return AutopilotAnswers(_transforms(parts), models_of(parts))
+
+
+def _transforms(parts: AwsParts) -> "SageMakerTransforms":
+    """Batch transform jobs of this deployment."""
+    from sf_sagemaker.serving.sagemaker_transform import SageMakerTransforms
+
+    settings = parts.settings
+    return SageMakerTransforms(
+        parts.aws, parts.storage, settings.role_arn, kms_key=settings.kms_key
+    )
+
+
+def models_of(parts: AwsParts) -> "SageMakerModels":
+    """The SageMaker Models of this deployment's trained models."""
+    from sf_sagemaker.serving.sagemaker_model import SageMakerModels
+
+    settings = parts.settings
+    return SageMakerModels(
+        parts.aws,
+        parts.storage,
+        settings.role_arn,
+        parts.platform.fetch_artifact,
+        subnets=settings.subnets,
+        security_groups=settings.security_groups,
+    )

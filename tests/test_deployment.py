@@ -32,7 +32,11 @@ ROLES = {
     "storage",
     "training_platform",
     "training_messages",
+    "autopilot_platform",
+    "autopilot_answers",
     "endpoint_host",
+    "batch_scoring",
+    "bedrock",
     "dbt_environment",
 }
 
@@ -142,7 +146,7 @@ def test_roles_are_the_same_everywhere(complete: pytest.MonkeyPatch, tmp_path: P
     complete.setenv("SF_SAGEMAKER_HOME", str(tmp_path))
     local = deployment.resources()
     assert set(aws) == set(local) == ROLES
-    for role in ROLES - {"dbt_environment", "endpoint_host"}:
+    for role in ROLES - {"bedrock", "dbt_environment", "endpoint_host"}:
         assert type(aws[role]) is not type(local[role])
 
 

@@ -25,6 +25,7 @@ from sf_sagemaker.storage import Storage
 from sf_sagemaker.training.platform import TrainingPlatform
 from sf_sagemaker.warehouse.dataset import SPLITS
 from sf_sagemaker.warehouse.manifests import read_manifest, read_split
+from sf_sagemaker.warehouse.warehouse import Warehouse
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -34,9 +35,11 @@ DATASET = "house_prices/sampled_training_dataset"
 MODEL = "house_prices/trained_xgboost_model"
 EVALUATION = "house_prices/evaluation"
 CHAMPION = "house_prices/champion"
+ENDPOINT = "house_prices/endpoint"
 DBT_TARGET = REPOSITORY / "dbt_project" / "target"
 WEEKS = ("2014-07-28", "2014-12-29")
 WEEK, NEXT_WEEK = "2014-12-22", "2014-12-29"
+SCORED_WEEK = "2015-01-05"  # the first in which the champion is in force
 
 
 @dataclass
@@ -153,6 +156,20 @@ def test_the_same_again_exports_and_trains_nothing(location: Production, there: 
     assert len(location.aws.jobs) == 1
 
 
+def test_the_champion_answers_behind_an_endpoint(location: Production, there: Built) -> None:
+    result = location.materialize([ENDPOINT])
+    assert result.success, failure_of(result)
+    [check] = result.get_asset_check_evaluations()
+    assert check.passed, check.metadata
+    metadata = metadata_of(result, ENDPOINT)
+    assert metadata["training_job"] == there.metadata[MODEL]["training_job"]
+    assert metadata["address"] == (
+        "https://runtime.sagemaker.us-east-1.amazonaws.com/endpoints/house-prices/invocations"
+    )
+    assert location.aws.endpoints["house-prices"].statuses == ["Creating", "InService"]
+    there.run_ids.append(result.run_id)
+
+
 def test_two_hosts_train_one_model_each_on_its_shard(location: Production, there: Built) -> None:
     text = (REPOSITORY / "sf_sagemaker/defs/house_prices/defs.yaml").read_text()
     text = text.replace("name: house_prices", "name: on_two_hosts")
@@ -175,6 +192,47 @@ def test_two_hosts_train_one_model_each_on_its_shard(location: Production, there
     assert distributions["test"] == "FullyReplicated"
     error = "test_median_absolute_percentage_error"
     assert model[error] == pytest.approx(there.metadata[MODEL][error], rel=0.1)
+
+
+def test_a_large_period_is_scored_by_a_transform_job(location: Production, there: Built) -> None:
+    key = "house_prices/predictions"
+    text = (REPOSITORY / "sf_sagemaker/defs/house_prices/defs.yaml").read_text()
+    scored = "predictions: {transform: {min_rows: 1, price_per_hour: 0.3}, batch_rows: 200}"
+    assert "predictions: {}" in text
+    for keys in ([RAW], FEATURES):
+        landed = location.materialize(keys, SCORED_WEEK)
+        assert landed.success, failure_of(landed)
+    with temporary_project() as project:
+        project.add("house_prices", text.replace("predictions: {}", scored))
+        large = Location(project.definitions(), location.instance, location.home)
+        result = large.materialize([key], SCORED_WEEK)
+    assert result.success, failure_of(result)
+    metadata = metadata_of(result, key)
+    assert metadata["transform_job"].startswith("house-prices-2015-01-05-")
+    assert metadata["adopted"] is False
+    run = location.instance.get_run_by_id(result.run_id)
+    assert run is not None
+    assert run.tags[f"sf_sagemaker/{metadata['transform_job']}"] == "transform job"
+    assert metadata["cost"] > 0
+    assert metadata["training_job"] == there.metadata[MODEL]["training_job"]
+    by_job = _predictions()
+    assert len(by_job) == metadata["dagster/row_count"] > 200
+    assert len(location.aws.transforms) == 1
+    here = location.materialize([key], SCORED_WEEK)
+    assert here.success, failure_of(here)
+    assert metadata_of(here, key)["previous_rows"] == len(by_job)
+    in_process = _predictions()
+    assert in_process.keys() == by_job.keys()
+    for row, prediction in in_process.items():
+        assert by_job[row] == pytest.approx(prediction, rel=1e-5)
+
+
+def _predictions() -> dict[tuple[object, ...], float]:
+    """What is stored in the warehouse, by row key."""
+    warehouse = cast(Warehouse, deployment.resources()["warehouse"])
+    with warehouse.reading() as session:
+        rows = session.rows("select parcel_id, sale_date, prediction from predictions.house_prices")
+    return {tuple(key): float(prediction) for *key, prediction in rows}
 
 
 def test_no_secret_is_anywhere(location: Production, there: Built) -> None:

@@ -15,7 +15,8 @@ from sf_sagemaker.aws_settings import AwsSettings
 from sf_sagemaker.commands.checks import Check, CheckFailed, NotChecked
 from sf_sagemaker.s3 import S3Storage
 from sf_sagemaker.storage import KeyExists, KeyMissing
-from sf_sagemaker.training.platform import JobNotFound
+from sf_sagemaker.training.job import Limits
+from sf_sagemaker.training.platform import JobNotFound, JobRefused
 from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
 
 POLICIES = Path(__file__).resolve().parents[2] / "deploy" / "iam"
@@ -35,6 +36,37 @@ class Instances:
     image: str | None
 
 
+@dataclass(frozen=True)
+class Transforms:
+    """What large periods of a model of the code location are scored on: `count` instances a job."""
+
+    model: str
+    instance_type: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """What a model of the code location answers on: `count` instances, which an update doubles.
+
+    `instance_type` is None for a serverless endpoint.
+    """
+
+    model: str
+    instance_type: str | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base that a language model of the code location is fine-tuned from, under its limits."""
+
+    model: str
+    name: str
+    limits: Limits
+    accept_eula: bool
+
+
 class AwsChecks:
     """The steps, in order; each finds out something that later ones use."""
 
@@ -45,12 +77,21 @@ class AwsChecks:
         storage: S3Storage,
         platform: SageMakerTrainingPlatform,
         instances: Sequence[Instances],
+        bases: Sequence[Base] = (),
+        transforms: Sequence[Transforms] = (),
+        endpoints: Sequence[Endpoints] = (),
+        *,
+        autopilot: bool = False,
     ) -> None:
         self._settings = settings
         self._aws = aws
         self._storage = storage
         self._platform = platform
         self._instances = instances
+        self._bases = bases
+        self._transforms = transforms
+        self._endpoints = endpoints
+        self._autopilot = autopilot
         self._caller = ""
 
     def checks(self) -> Iterator[Check]:
@@ -62,7 +103,10 @@ class AwsChecks:
         yield Check("execution role", self._role, needs=known)
         yield Check("rights of the caller", self._caller_rights, needs=known)
         yield Check("rights of the execution role", self._role_rights, needs=known)
+        if self._settings.bedrock_role_arn is not None:
+            yield Check("batches of Bedrock", self._bedrock_rights, needs=known)
         yield Check("images", self._images, needs=known)
+        yield Check("base models", self._base_models, needs=known)
         yield Check("quotas", self._quotas, needs=known)
 
     def _credentials(self) -> str:
@@ -138,14 +182,27 @@ class AwsChecks:
 
     def _caller_rights(self) -> str:
         names = ["caller-policy"]
+        names += ["caller-transform-policy"] if self._transforms else []
+        names += ["caller-serving-policy"] if self._endpoints else []
+        names += ["caller-autopilot-policy"] if self._autopilot else []
         names += ["caller-kms-policy"] if self._settings.kms_key else []
         return self._rights(_principal(self._caller), names)
 
     def _role_rights(self) -> str:
         names = ["execution-role-policy"]
+        names += ["execution-role-transform-policy"] if self._transforms else []
+        names += ["execution-role-serving-policy"] if self._endpoints else []
+        names += ["execution-role-autopilot-policy"] if self._autopilot else []
         names += ["execution-role-vpc-policy"] if self._settings.subnets else []
         names += ["execution-role-kms-policy"] if self._settings.kms_key else []
         return self._rights(self._settings.role_arn, names)
+
+    def _bedrock_rights(self) -> str:
+        """What asking Claude takes, by the caller and by the role of batches."""
+        asked = self._rights(_principal(self._caller), ["caller-bedrock-policy"])
+        names = ["bedrock-batch-role-policy"]
+        names += ["execution-role-kms-policy"] if self._settings.kms_key else []
+        return f"{asked}\n{self._rights(self._settings.bedrock_role_arn or '', names)}"
 
     def _rights(self, principal: str, policies: Sequence[str]) -> str:
         """Asks IAM for each action of the policies that the project comes with."""
@@ -226,6 +283,20 @@ class AwsChecks:
             )
         return ", ".join(sorted(found)) or "no model trains"
 
+    def _base_models(self) -> str:
+        """Asks for each base as a run does, before it creates a job."""
+        found, refused = [], []
+        for one in self._bases:
+            try:
+                given = self._platform.base_model(one.name, one.limits, accept_eula=one.accept_eula)
+            except JobRefused as error:
+                refused.append(f"{one.model}: {error}")
+            else:
+                found.append(given.name)
+        if refused:
+            raise CheckFailed("\n".join(refused))
+        return ", ".join(found) or "no language model is fine-tuned by a training job"
+
     def _quotas(self) -> str:
         try:
             with translated("read SageMaker's quotas"):
@@ -254,12 +325,31 @@ class AwsChecks:
                     f"{has}, and a backfill of {one.model} asks for {one.count * one.jobs} at once: lower "
                     "compute.parallel_jobs, or ask for more"
                 )
+        for one in self._transforms:
+            name = f"{one.instance_type} for transform job usage"
+            found = quotas.get(name, 0)
+            if found < one.count:
+                short.append(f"{name}: {found:g}, and a period of {one.model} needs {one.count}")
+        for one in self._endpoints:
+            if one.instance_type is None:
+                continue
+            name = f"{one.instance_type} for endpoint usage"
+            found = quotas.get(name, 0)
+            if found < one.count:
+                short.append(
+                    f"{name}: {found:g}, and the endpoint of {one.model} needs {one.count}"
+                )
+            elif found < 2 * one.count:
+                tight.append(
+                    f"{name}: {found:g}, and an update of the endpoint of {one.model} has "
+                    f"{2 * one.count} for a while: ask for more"
+                )
         if short:
             raise CheckFailed(
                 "\n".join(short)
                 + "\nAsk for more: https://console.aws.amazon.com/servicequotas/home?region="
                 f"{self._settings.region}#!/services/sagemaker/quotas, which may take days, or choose "
-                "another compute.instance_type"
+                "another instance type"
             )
         models = ", ".join(one.model for one in self._instances) or "no model"
         return "\n".join([f"enough for {models}", *tight])
@@ -276,6 +366,8 @@ def placeholders(settings: AwsSettings) -> dict[str, str]:
     }
     if settings.kms_key is not None:
         values["KMS_KEY_ARN"] = settings.kms_key
+    if settings.bedrock_role_arn is not None:
+        values["BEDROCK_ROLE_ARN"] = settings.bedrock_role_arn
     if settings.snowflake_secret is not None:
         # An ARN ends with the name and six characters of AWS's own.
         named = re.fullmatch(r"arn:.*:secret:(.+)-\w{6}", settings.snowflake_secret)

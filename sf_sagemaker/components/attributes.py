@@ -23,6 +23,13 @@ _MOST_TAGS = 40  # SageMaker takes 50, and some say what the job is
 _TAG = re.compile(r"[\w .:/=+@-]*")
 
 
+def check_instance_type(value: str) -> str:
+    """The name of an instance type. Raises ValueError for what can't be one."""
+    if not re.fullmatch(r"ml\.[a-z0-9-]+\.[a-z0-9]+", value):
+        raise ValueError("not a SageMaker instance type, such as ml.m5.xlarge")
+    return value
+
+
 def timezone_validator() -> Any:
     """A validator of the attribute `timezone`."""
 
@@ -231,9 +238,7 @@ class Compute(Attributes):
     @field_validator("instance_type")
     @classmethod
     def _is_instance_type(cls, value: str) -> str:
-        if not re.fullmatch(r"ml\.[a-z0-9-]+\.[a-z0-9]+", value):
-            raise ValueError("not a SageMaker instance type, such as ml.m5.xlarge")
-        return value
+        return check_instance_type(value)
 
     @field_validator("kms_key")
     @classmethod

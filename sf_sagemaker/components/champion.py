@@ -20,6 +20,7 @@ from sf_sagemaker.components.champion_report import (
     drift_result,
 )
 from sf_sagemaker.components.model_state import DECAY_CHECK
+from sf_sagemaker.components.trained_model import ModelKind
 from sf_sagemaker.lifecycle.champions import (
     ModelMissing,
     UnknownVersion,
@@ -28,7 +29,6 @@ from sf_sagemaker.lifecycle.champions import (
 )
 from sf_sagemaker.lifecycle.decay import DecayLimits
 from sf_sagemaker.lifecycle.drift import InputDrift, measure_drift
-from sf_sagemaker.lifecycle.outcomes import Scorer
 from sf_sagemaker.lifecycle.period_evaluation import Predictors
 from sf_sagemaker.lifecycle.promotion import (
     PromotionRules,
@@ -38,7 +38,6 @@ from sf_sagemaker.lifecycle.promotion import (
 )
 from sf_sagemaker.periods import Cadence
 from sf_sagemaker.storage import KeyMissing, Storage
-from sf_sagemaker.training.platform import TrainingPlatform
 from sf_sagemaker.warehouse.dataset import DatasetSpec
 from sf_sagemaker.warehouse.errors import CorruptDataset
 from sf_sagemaker.warehouse.export import read_rows, read_split
@@ -75,7 +74,7 @@ class ChampionRules:
 def champion(
     *,
     spec: DatasetSpec,
-    scorer: Scorer,
+    kind: ModelKind,
     model_key: dg.AssetKey,
     evaluation_key: dg.AssetKey,
     rules: ChampionRules,
@@ -120,15 +119,14 @@ def champion(
                 "is lost, and both can score the same rows.",
             ),
         ],
+        required_resource_keys=kind.resource_keys,
     )
     def champion(
-        context: dg.AssetExecutionContext,
-        config: ChampionConfig,
-        warehouse: dg.ResourceParam[Warehouse],
-        storage: dg.ResourceParam[Storage],
-        training_platform: dg.ResourceParam[TrainingPlatform],
+        context: dg.AssetExecutionContext, config: ChampionConfig
     ) -> Iterator[dg.MaterializeResult]:
-        predictors = Predictors(training_platform, scorer)
+        warehouse: Warehouse = context.resources.warehouse
+        storage: Storage = context.resources.storage
+        predictors = kind.predictors(context)
         if config.version is not None:
             result = _rolled_back(
                 storage, spec.model, cadence, predictors, rules, config.version, context.run_id
@@ -148,7 +146,7 @@ def champion(
         if result.considered is not None:
             log = context.log.warning if result.considered.incomparable else context.log.info
             log(decision_text(result.considered))
-        metric = scorer.measure.metric
+        metric = kind.scorer.measure.metric
         drift = None
         if result.as_of is not None:
             drift = _drift(warehouse, storage, spec, cadence, result, result.as_of, rules)

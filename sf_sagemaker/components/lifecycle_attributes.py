@@ -40,6 +40,11 @@ class Evaluation(Attributes):
         description="Age up to which models are evaluated, in whole periods; 26 of them unless written.",
         examples=["26 weeks", "36 months"],
     )
+    from_predictions: bool = Field(
+        default=False,
+        description="Whether the stored predictions of a period count for the model that made them, in "
+        "place of new ones.",
+    )
 
     _length = length_validator("max_age")
 

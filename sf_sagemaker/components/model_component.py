@@ -187,6 +187,17 @@ class ModelComponent(Component):
             shards=self.compute.instance_count,
         )
 
+    def asset_attributes(self) -> AssetAttributes:
+        """What the model's assets have in common."""
+        return AssetAttributes(
+            cadence=self.partitions.cadence(),
+            partitions_def=self.partitions.definition(),
+            freshness_policy=self.freshness.policy() if self.freshness else None,
+            group=self.group or self.name,
+            owners=self.owners,
+            tags=self.tags,
+        )
+
     def resolve_source(self, context: dg.ComponentLoadContext) -> tuple[Relation, dg.AssetKey]:
         """The source as the warehouse and as Dagster know it.
 
@@ -208,14 +219,7 @@ class ModelComponent(Component):
     ) -> dg.Definitions:
         """All of a model's assets with their checks, its jobs, and what starts those."""
         cadence = self.partitions.cadence()
-        attributes = AssetAttributes(
-            cadence=cadence,
-            partitions_def=self.partitions.definition(),
-            freshness_policy=self.freshness.policy() if self.freshness else None,
-            group=self.group or self.name,
-            owners=self.owners,
-            tags=self.tags,
-        )
+        attributes = self.asset_attributes()
         dataset, window_unchanged = training_dataset(
             spec=spec, source_key=source_key, attributes=attributes
         )
@@ -230,14 +234,17 @@ class ModelComponent(Component):
         )
         with _located(context, "evaluation.max_age"):
             max_age = self.evaluation.oldest(cadence)
+        if self.evaluation.from_predictions:
+            self._check_predictions(context, spec)
         with _located(context, "decay.rolling"):
             limits = self.decay.limits(cadence, text=spec.target_kind == "text")
         evaluated = evaluation(
             spec=spec,
-            scorer=kind.scorer,
+            kind=kind,
             model_key=model.key,
             source_key=source_key,
             max_age=max_age,
+            from_predictions=self.evaluation.from_predictions,
             attributes=attributes,
         )
         rules = ChampionRules(
@@ -250,7 +257,7 @@ class ModelComponent(Component):
         )
         in_force = champion(
             spec=spec,
-            scorer=kind.scorer,
+            kind=kind,
             model_key=model.key,
             evaluation_key=evaluated.key,
             rules=rules,
@@ -265,6 +272,7 @@ class ModelComponent(Component):
             configured=self.freshness.window() if self.freshness else None,
             attributes=attributes,
         )
+        scored = self._predictions(kind, spec, source_key, model.key, attributes)
         assets = RetrainedModel(self.name, source_key, dataset.key, model.key, in_force.key)
         with _located(context, "update.offset"):
             updates = update_definitions(
@@ -272,13 +280,15 @@ class ModelComponent(Component):
                 evaluated.key,
                 partitions=self.partitions,
                 update=self.update,
+                predictions_key=scored.key if scored else None,
                 tags=self.tags,
             )
         return dg.Definitions.merge(
             dg.Definitions(
-                assets=[dataset, model, evaluated, in_force, curve], asset_checks=[window_unchanged]
+                assets=[dataset, model, evaluated, in_force, curve, *([scored] if scored else [])],
+                asset_checks=[window_unchanged],
             ),
-            self._served(kind, spec, source_key, in_force.key, attributes),
+            self._endpoint(kind, in_force.key, attributes),
             self._observed_source(context, source_key),
             self._training_job(assets),
             updates,
@@ -306,35 +316,54 @@ class ModelComponent(Component):
             ),
         )
 
-    def _served(
+    def _endpoint(
+        self, kind: ModelKind, champion_key: dg.AssetKey, attributes: AssetAttributes
+    ) -> dg.Definitions:
+        """The champion behind an endpoint, where that is asked for."""
+        if self.endpoint is None or not self.endpoint.enabled:
+            return dg.Definitions()
+        return endpoint_definitions(
+            model=self.name,
+            program=kind.program,
+            champion_key=champion_key,
+            endpoint=self.endpoint,
+            attributes=attributes,
+        )
+
+    def _check_predictions(self, context: dg.ComponentLoadContext, spec: DatasetSpec) -> None:
+        """Raises InvalidAttribute where no evaluation can rest on stored predictions."""
+        attribute = "evaluation.from_predictions"
+        if self.predictions is None or not self.predictions.enabled:
+            raise invalid_attribute(
+                context, attribute, "it needs predictions: write `predictions: {}` beside it"
+            )
+        if spec.target_kind == "text":
+            raise invalid_attribute(
+                context,
+                attribute,
+                "answers that are stored don't tell their loss, by which language models are judged: "
+                "leave it out",
+            )
+
+    def _predictions(
         self,
         kind: ModelKind,
         spec: DatasetSpec,
         source_key: dg.AssetKey,
-        champion_key: dg.AssetKey,
+        model_key: dg.AssetKey,
         attributes: AssetAttributes,
-    ) -> dg.Definitions:
-        """What the champion is used for, where that is asked for."""
-        served = dg.Definitions()
-        if self.endpoint is not None and self.endpoint.enabled:
-            served = endpoint_definitions(
-                model=self.name,
-                program=kind.program,
-                champion_key=champion_key,
-                endpoint=self.endpoint,
-                attributes=attributes,
-            )
-        if self.predictions is not None and self.predictions.enabled:
-            scored = predictions(
-                spec=spec,
-                program=kind.program,
-                champion_key=champion_key,
-                source_key=source_key,
-                options=self.predictions,
-                attributes=attributes,
-            )
-            served = dg.Definitions.merge(served, dg.Definitions(assets=[scored]))
-        return served
+    ) -> dg.AssetsDefinition | None:
+        """The scoring of each period, where that is asked for."""
+        if self.predictions is None or not self.predictions.enabled:
+            return None
+        return predictions(
+            spec=spec,
+            program=kind.program,
+            model_key=model_key,
+            source_key=source_key,
+            options=self.predictions,
+            attributes=attributes,
+        )
 
     def _observed_source(
         self, context: dg.ComponentLoadContext, source_key: dg.AssetKey

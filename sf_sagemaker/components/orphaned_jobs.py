@@ -1,7 +1,7 @@
 """A sensor that stops training jobs which nobody waits for and whose model nobody can want."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -9,13 +9,13 @@ import dagster as dg
 
 from sf_sagemaker.lifecycle.registry import models_of
 from sf_sagemaker.storage import Storage
-from sf_sagemaker.training.pipes import JOB_TAG_PREFIX, job_tag
+from sf_sagemaker.training.holding import JOB_TAG_PREFIX, job_tag
 from sf_sagemaker.training.platform import (
+    AnyPlatform,
     JobDescription,
     JobNotFound,
     PlatformUnavailable,
     TaggedJob,
-    TrainingPlatform,
 )
 
 _LOOK_BACK = timedelta(days=7)
@@ -48,8 +48,10 @@ def orphaned_jobs_sensor() -> dg.SensorDefinition:
     def orphaned_training_jobs(
         context: dg.SensorEvaluationContext,
         storage: dg.ResourceParam[Storage],
-        training_platform: dg.ResourceParam[TrainingPlatform],
+        training_platform: dg.ResourceParam[AnyPlatform],
+        autopilot_platform: dg.ResourceParam[AnyPlatform],
     ) -> dg.SkipReason:
+        platforms = (training_platform, autopilot_platform)
         settled = set(json.loads(context.cursor or "[]"))
         records = list(_ended_early(context.instance))
         open_runs = [
@@ -60,16 +62,17 @@ def orphaned_jobs_sensor() -> dg.SensorDefinition:
         stopped: dict[str, str] = {}
         unsettled: set[str] = set()
         try:
-            for job in training_platform.jobs_of_runs(open_runs):
-                description = _description(training_platform, job)
-                if description is None or description.status.ended:
+            for platform, job in _jobs(platforms, open_runs):
+                description = _description(platform, job)
+                # What a job starts itself may carry its tags, and is its own to stop.
+                if description is None or description.status.ended or not description.ours:
                     continue
                 # Also when it is stopped: that may take a while, or not have been heard.
                 unsettled.add(job.run_id)
-                reason = _unwanted(context.instance, storage, training_platform, job, description)
+                reason = _unwanted(context.instance, storage, platform, job, description)
                 if reason is not None:
                     with suppress(JobNotFound):
-                        training_platform.stop(job.name)
+                        platform.stop(job.name)
                     stopped[job.name] = reason
         except PlatformUnavailable as error:
             return dg.SkipReason(f"The platform did not answer: {error}")
@@ -101,7 +104,16 @@ def _ended_early(instance: dg.DagsterInstance) -> Iterator[dg.RunRecord]:
             yield record
 
 
-def _description(platform: TrainingPlatform, job: TaggedJob) -> JobDescription | None:
+def _jobs(
+    platforms: Sequence[AnyPlatform], run_ids: Sequence[str]
+) -> Iterator[tuple[AnyPlatform, TaggedJob]]:
+    """The jobs that runs created on platforms, each with its platform."""
+    for platform in platforms:
+        for job in platform.jobs_of_runs(run_ids):
+            yield platform, job
+
+
+def _description(platform: AnyPlatform, job: TaggedJob) -> JobDescription | None:
     try:
         return platform.describe(job.name)
     except JobNotFound:
@@ -111,7 +123,7 @@ def _description(platform: TrainingPlatform, job: TaggedJob) -> JobDescription |
 def _unwanted(
     instance: dg.DagsterInstance,
     storage: Storage,
-    platform: TrainingPlatform,
+    platform: AnyPlatform,
     job: TaggedJob,
     description: JobDescription,
 ) -> str | None:
@@ -154,7 +166,7 @@ def _builds(run: dg.DagsterRun, partition: str) -> bool:
     return start is not None and end is not None and start <= partition <= end
 
 
-def _created_after(platform: TrainingPlatform, name: str, moment: datetime) -> bool:
+def _created_after(platform: AnyPlatform, name: str, moment: datetime) -> bool:
     try:
         return platform.describe(name).created_at > moment
     except JobNotFound:

@@ -1,7 +1,7 @@
 """The asset of a trained model: one training job on the partition's dataset, and what came of it.
 
-What differs between kinds of models is a `ModelKind`: the container program, and a function that
-loads the artifact and says in metadata and a check what it is worth.
+What differs between kinds of models is a `ModelKind`: how it is trained, by a container program or by
+a service's own, and a function that says of the artifact in metadata and a check what it is worth.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import dagster as dg
 from pydantic import Field
@@ -22,13 +22,21 @@ from sf_sagemaker.components.partitioned import Materialized, materialize_each
 from sf_sagemaker.containers import program_files
 from sf_sagemaker.errors import SfSagemakerError
 from sf_sagemaker.lifecycle.outcomes import Scorer
+from sf_sagemaker.lifecycle.period_evaluation import Predictors
 from sf_sagemaker.lifecycle.registry import describe_model, register_model
 from sf_sagemaker.storage import Storage
 from sf_sagemaker.training.cost import actual_cost, share_of_cost, spot_saving
-from sf_sagemaker.training.job import Limits, Program, TrainingJob, dataset_channels
-from sf_sagemaker.training.pipes import JobMessages, PipesTrainingClient, not_retried
-from sf_sagemaker.training.platform import TrainingPlatform
-from sf_sagemaker.training.run import TrainingResult
+from sf_sagemaker.training.holding import not_retried
+from sf_sagemaker.training.job import (
+    ExternalChannel,
+    Limits,
+    Program,
+    TrainingJob,
+    dataset_channels,
+)
+from sf_sagemaker.training.pipes import JobMessages, PipesTrainingClient
+from sf_sagemaker.training.platform import AnyPlatform, TrainingPlatform
+from sf_sagemaker.training.run import JobResult
 from sf_sagemaker.warehouse.dataset import DatasetSpec, Manifest, Split
 from sf_sagemaker.warehouse.export import latest_manifest, read_rows, read_split, verify_files
 from sf_sagemaker.warehouse.warehouse import Warehouse
@@ -96,6 +104,11 @@ class ModelKind:
 
     `check_dataset` raises, before a job is started, where the dataset can't be reported on;
     `report` gets the folder of the unpacked artifact. `scorer` is how its models are evaluated later.
+
+    `platform` is the resource that runs its jobs, and `service` how a kind is trained that isn't by
+    the container program. Where its models are scored by other means than what lies in the artifact,
+    those are the resources `means`, and `bind` gives the kind that uses them. `accept_eula` says that
+    somebody has accepted the terms of use of its base model.
     """
 
     asset_name: str
@@ -105,6 +118,142 @@ class ModelKind:
     check_dataset: Callable[[Manifest], None]
     report: Callable[[Path, PartitionDataset], Report]
     scorer: Scorer
+    platform: str = "training_platform"
+    service: "Method | None" = None
+    means: frozenset[str] = frozenset()
+    bind: "Callable[[dg.AssetExecutionContext], ModelKind] | None" = None
+    accept_eula: bool = False
+
+    @property
+    def resource_keys(self) -> set[str]:
+        """The resources that scoring a model needs, with warehouse and storage."""
+        return {"warehouse", "storage", self.platform, *self.means}
+
+    def bound(self, context: dg.AssetExecutionContext) -> "ModelKind":
+        """The kind in a run with these resources."""
+        return self if self.bind is None else self.bind(context)
+
+    def predictors(self, context: dg.AssetExecutionContext) -> Predictors:
+        """Loads the models of this kind."""
+        platform: AnyPlatform = getattr(context.resources, self.platform)
+        return Predictors(platform, self.bound(context).scorer)
+
+
+class Trainer(Protocol):
+    """Trains models of one kind within a run."""
+
+    def train(
+        self, dataset: PartitionDataset, limits: Limits, *, force: bool, interrupted: Event | None
+    ) -> JobResult:
+        """Trains a model of the dataset, or adopts the job that did or does.
+
+        What a person should know of it beforehand is logged. Raises as `run_job` does.
+        """
+        ...
+
+
+class Method(Protocol):
+    """How models of a kind are trained, whatever the run."""
+
+    @property
+    def deciding(self) -> Sequence[object]:
+        """What decides, beside the dataset, what the model will be: as JSON has it."""
+        ...
+
+    @property
+    def resource_keys(self) -> set[str]:
+        """The resources that training needs."""
+        ...
+
+    def limits(self) -> Limits:
+        """What a job may use."""
+        ...
+
+    def trainer(self, context: dg.AssetExecutionContext) -> Trainer: ...
+
+
+@dataclass(frozen=True)
+class ContainerTraining:
+    """Training by a container program, in jobs that report while they run."""
+
+    framework: Literal["xgboost", "llm"]
+    spec: DatasetSpec
+    hyperparameters: Mapping[str, str]
+    compute: Compute
+    accept_eula: bool = False
+
+    @property
+    def program(self) -> Program:
+        return Program(*program_files(self.framework))
+
+    @property
+    def deciding(self) -> Sequence[object]:
+        deciding: list[object] = [
+            self.program.digest,
+            self.spec.digest,
+            self.hyperparameters,
+            self.spec.seed,
+            self.compute.instance_count,
+        ]
+        return deciding if self.compute.image is None else [*deciding, self.compute.image]
+
+    @property
+    def resource_keys(self) -> set[str]:
+        return {"training_platform", "training_messages"}
+
+    def limits(self) -> Limits:
+        return self.compute.limits()
+
+    def trainer(self, context: dg.AssetExecutionContext) -> Trainer:
+        platform: TrainingPlatform = context.resources.training_platform
+        messages: JobMessages = context.resources.training_messages
+        return _ContainerTrainer(self, context, platform, PipesTrainingClient(messages))
+
+
+@dataclass(frozen=True)
+class _ContainerTrainer:
+    method: ContainerTraining
+    context: dg.AssetExecutionContext
+    platform: TrainingPlatform
+    client: PipesTrainingClient
+
+    def train(
+        self, dataset: PartitionDataset, limits: Limits, *, force: bool, interrupted: Event | None
+    ) -> JobResult:
+        method, compute, manifest = self.method, self.method.compute, dataset.manifest
+        hyperparameters, external = self._base_model(limits)
+        job = TrainingJob(
+            model=manifest.model,
+            partition=manifest.partition,
+            program=method.program,
+            image=self.platform.image(method.framework, compute.instance_type, compute.image),
+            dataset_fingerprint=manifest.fingerprint.value,
+            channels=dataset_channels(dataset.folder),
+            hyperparameters=hyperparameters,
+            seed=method.spec.seed,
+            instance_count=compute.instance_count,
+            limits=limits,
+            tags=compute.tags,
+            external=external,
+        )
+        return self.client.run(
+            context=self.context,
+            job=job,
+            platform=self.platform,
+            force=force,
+            interrupted=interrupted,
+        ).result
+
+    def _base_model(self, limits: Limits) -> tuple[Mapping[str, str], tuple[ExternalChannel, ...]]:
+        """The hyperparameters of a job and the channel with its base, where it has one."""
+        hyperparameters = self.method.hyperparameters
+        if "base_model" not in hyperparameters:
+            return hyperparameters, ()
+        given = self.platform.base_model(
+            hyperparameters["base_model"], limits, accept_eula=self.method.accept_eula
+        )
+        told = {**hyperparameters, "base_model": given.name}
+        return told, () if given.channel is None else (given.channel,)
 
 
 def trained_model(
@@ -119,7 +268,9 @@ def trained_model(
 ) -> dg.AssetsDefinition:
     """The model asset `<model>/<asset name>`, with its check `beats_baseline`."""
     key = dg.AssetKey([spec.model, kind.asset_name])
-    program = Program(*program_files(kind.program))
+    method = kind.service or ContainerTraining(
+        kind.program, spec, hyperparameters, compute, kind.accept_eula
+    )
 
     @dg.asset(
         key=key,
@@ -128,52 +279,37 @@ def trained_model(
         partitions_def=attributes.partitions_def,
         backfill_policy=dg.BackfillPolicy.single_run(),
         freshness_policy=attributes.freshness_policy,
-        code_version=model_code_version(kind, spec, hyperparameters, compute),
+        code_version=model_code_version(method),
         group_name=attributes.group,
         owners=attributes.owners,
         tags=attributes.tags,
         kinds=set(kind.kinds),
         check_specs=[dg.AssetCheckSpec(CHECK, asset=key, description=kind.check_description)],
+        required_resource_keys={*kind.resource_keys, *method.resource_keys},
     )
     def trained_model(
-        context: dg.AssetExecutionContext,
-        config: TrainedModelConfig,
-        warehouse: dg.ResourceParam[Warehouse],
-        storage: dg.ResourceParam[Storage],
-        training_platform: dg.ResourceParam[TrainingPlatform],
-        training_messages: dg.ResourceParam[JobMessages],
+        context: dg.AssetExecutionContext, config: TrainedModelConfig
     ) -> dg.MaterializeResult:
-        client = PipesTrainingClient(training_messages)
-        limits = compute.limits()
+        warehouse: Warehouse = context.resources.warehouse
+        storage: Storage = context.resources.storage
+        platform: AnyPlatform = getattr(context.resources, kind.platform)
+        report_on = kind.bound(context).report
+        trainer = method.trainer(context)
+        limits = method.limits()
 
         def train(partition: str, interrupted: Event) -> Materialized:
             manifest, folder = _committed(storage, spec, partition)
             kind.check_dataset(manifest)
-            job = TrainingJob(
-                model=spec.model,
-                partition=partition,
-                program=program,
-                image=training_platform.image(kind.program, compute.instance_type, compute.image),
-                dataset_fingerprint=manifest.fingerprint.value,
-                channels=dataset_channels(folder),
-                hyperparameters=hyperparameters,
-                seed=spec.seed,
-                instance_count=compute.instance_count,
-                limits=limits,
-                tags=compute.tags,
-            )
-            result = client.run(
-                context=context,
-                job=job,
-                platform=training_platform,
+            dataset = PartitionDataset(manifest, folder, storage, warehouse, attributes)
+            result = trainer.train(
+                dataset,
+                limits,
                 force=config.force,
                 interrupted=interrupted if len(context.partition_keys) > 1 else None,
-            ).result
+            )
             with tempfile.TemporaryDirectory() as scratch:
-                artifact = training_platform.fetch_artifact(result.name, Path(scratch))
-                report = kind.report(
-                    artifact, PartitionDataset(manifest, folder, storage, warehouse, attributes)
-                )
+                artifact = platform.fetch_artifact(result.name, Path(scratch))
+                report = report_on(artifact, dataset)
             description = result.description
             register_model(
                 storage,
@@ -192,22 +328,16 @@ def trained_model(
             )
 
         with not_retried(context):
-            if training_platform.bills:
+            if platform.bills:
                 limits = share_of_cost(limits, compute.instance_count, len(context.partition_keys))
             return materialize_each(context, train, parallel=compute.parallel_jobs)
 
     return trained_model
 
 
-def model_code_version(
-    kind: ModelKind, spec: DatasetSpec, hyperparameters: dict[str, str], compute: Compute
-) -> str:
+def model_code_version(method: Method) -> str:
     """Changes with the code and the configuration that decide what a dataset's model will be."""
-    program = Program(*program_files(kind.program))
-    deciding = [program.digest, spec.digest, hyperparameters, spec.seed, compute.instance_count]
-    if compute.image is not None:
-        deciding.append(compute.image)
-    content = json.dumps(deciding, sort_keys=True)
+    content = json.dumps(method.deciding, sort_keys=True, default=dict)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
@@ -230,7 +360,7 @@ def _in_reading_order(report: Mapping[str, Any], job: Mapping[str, Any]) -> dict
     return {**read, **job, **{name: report[name] for name in report if name in figures}}
 
 
-def _job_metadata(result: TrainingResult, limits: Limits) -> dict[str, Any]:
+def _job_metadata(result: JobResult, limits: Limits) -> dict[str, Any]:
     description = result.description
     metadata: dict[str, Any] = {
         "training_job": result.name,

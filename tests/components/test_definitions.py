@@ -46,8 +46,8 @@ def test_every_asset_is_described_owned_grouped_and_leads_to_its_code(
         assert node.owners, name
         assert node.group_name not in ("", "default"), name
         assert node.kinds, name
-        # A champion and a decay curve are of the model as a whole.
-        whole = key.path[-1] in ("champion", "decay_curve")
+        # These are of the model as a whole.
+        whole = key.path[-1] in ("champion", "decay_curve", "endpoint")
         assert (node.partitions_def is None) == whole, name
         assert "dagster/code_references" in node.metadata, name
 

@@ -613,6 +613,7 @@ def test_replay_launches_all_that_a_period_needs(repository_location: Location) 
         "raw/house_sales",
         "staging/stg_house_sales",
         "features/house_price_features",
+        "house_prices/predictions",
         "house_prices/evaluation",
         "house_prices/champion",
     }

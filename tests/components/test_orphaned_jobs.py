@@ -13,10 +13,11 @@ from sf_sagemaker.aws import Aws
 from sf_sagemaker.components.orphaned_jobs import orphaned_jobs_sensor
 from sf_sagemaker.lifecycle.registry import RegisteredModel, register_model
 from sf_sagemaker.s3 import S3Storage
+from sf_sagemaker.training.holding import job_tag
 from sf_sagemaker.training.job import RUN_TAG, Limits, Program, TrainingJob
-from sf_sagemaker.training.pipes import job_tag
 from sf_sagemaker.training.platform import JobStatus, Pacing
 from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
+from sf_sagemaker.training.unavailable import UnavailablePlatform
 from standins.sagemaker.service import SageMakerService
 
 WEEK = "2015-04-27"
@@ -91,7 +92,11 @@ class Site:
         context = dg.build_sensor_context(
             instance=self.instance,
             cursor=self.cursor,
-            resources={"storage": self.storage, "training_platform": self.platform},
+            resources={
+                "storage": self.storage,
+                "training_platform": self.platform,
+                "autopilot_platform": UnavailablePlatform("not here"),
+            },
         )
         said = orphaned_jobs_sensor()(context)
         self.cursor = context.cursor

@@ -18,9 +18,10 @@ import pytest
 from sf_sagemaker.components.partitioned import Materialized, materialize_each
 from sf_sagemaker.errors import SfSagemakerError
 from sf_sagemaker.storage import LocalStorage
+from sf_sagemaker.training.holding import job_tag
 from sf_sagemaker.training.job import Program, TrainingJob
 from sf_sagemaker.training.local import LocalTrainingPlatform
-from sf_sagemaker.training.pipes import FileMessages, PipesTrainingClient, job_tag
+from sf_sagemaker.training.pipes import FileMessages, PipesTrainingClient
 from sf_sagemaker.training.platform import JobNotFound, JobStatus
 
 KEY = dg.AssetKey(["prices", "thing"])

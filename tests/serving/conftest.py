@@ -7,6 +7,9 @@ import pytest
 
 from serving.models import Artifacts
 from sf_sagemaker.serving.local import LocalEndpointHost
+from standins.sagemaker.fixtures import service, shared_service
+
+__all__ = ["service", "shared_service"]
 
 
 @pytest.fixture

@@ -57,12 +57,14 @@ class Faults:
     _jobs: list[JobFault] = field(default_factory=list)
     _unpassable: set[str] = field(default_factory=set)
     _empty_log_pages: int = 0
+    _deployments: list[str] = field(default_factory=list)
 
     def clear(self) -> None:
         with self._lock:
             self._calls.clear()
             self._jobs.clear()
             self._unpassable.clear()
+            self._deployments.clear()
             self._empty_log_pages = 0
 
     def left(self) -> list[str]:
@@ -146,6 +148,13 @@ class Faults:
         """The next trainings on spot instances are interrupted after some seconds of training."""
         self._add_jobs(JobFault(None, after_seconds, spot_only=True), times)
 
+    # Endpoints
+
+    def fail_deployment(self, reason: str, times: int = 1) -> None:
+        """The next endpoints that are created or updated get no instances, for that reason."""
+        with self._lock:
+            self._deployments.extend([reason] * times)
+
     # What the service asks
 
     def take(self, request: Request) -> CallFault | None:
@@ -169,6 +178,10 @@ class Faults:
                     self._jobs.remove(fault)
                     return fault
         return None
+
+    def take_for_deployment(self) -> str | None:
+        with self._lock:
+            return self._deployments.pop(0) if self._deployments else None
 
     def take_empty_log_page(self) -> bool:
         with self._lock:

@@ -31,4 +31,5 @@ def service(shared_service: SageMakerService) -> Iterator[SageMakerService]:
     shared_service.limits.clear()
     shared_service.quotas.clear()
     shared_service.reset_settings()
+    shared_service.bedrock.reset()
     shared_service.calls.clear()

@@ -96,7 +96,8 @@ class Gateway:
             (request.service, request.operation), (None, lambda request: False)
         )
         if handler is not None and applies(request):
-            return json_answer(handler(request))
+            result = handler(request)
+            return result if isinstance(result, Answer) else json_answer(result)
         if request.operation == "GetLogEvents":
             _check_direction(request)
             if self._faults.take_empty_log_page():

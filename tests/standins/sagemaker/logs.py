@@ -22,6 +22,7 @@ _FLUSH_SECONDS = 0.1
 class _Line:
     due: float
     number: int
+    group: str = field(compare=False)
     region: str = field(compare=False)
     stream: str = field(compare=False)
     at: int = field(compare=False)
@@ -43,18 +44,18 @@ class LogDelivery:
         self._thread = threading.Thread(target=self._deliver, name="log delivery", daemon=True)
         self._thread.start()
 
-    def open(self, region: str, stream: str) -> None:
+    def open(self, region: str, stream: str, group: str = GROUP) -> None:
         logs = self._clients.get("logs", region)
         for create, names in (
-            (logs.create_log_group, {"logGroupName": GROUP}),
-            (logs.create_log_stream, {"logGroupName": GROUP, "logStreamName": stream}),
+            (logs.create_log_group, {"logGroupName": group}),
+            (logs.create_log_stream, {"logGroupName": group, "logStreamName": stream}),
         ):
             try:
                 create(**names)
             except logs.exceptions.ResourceAlreadyExistsException:
                 continue
 
-    def write(self, region: str, stream: str, text: str) -> None:
+    def write(self, region: str, stream: str, text: str, group: str = GROUP) -> None:
         """Takes a line; empty ones are no events."""
         content = text.encode()
         pieces = [content[i : i + _EVENT_BYTES] for i in range(0, len(content), _EVENT_BYTES)]
@@ -67,6 +68,7 @@ class LogDelivery:
                 line = _Line(
                     due,
                     self._number,
+                    group,
                     region,
                     stream,
                     self._last_at,
@@ -93,11 +95,11 @@ class LogDelivery:
             lines = self._due()
             if lines is None:
                 return
-            for (region, stream), group in groupby(
-                sorted(lines, key=lambda line: (line.region, line.stream, line.number)),
-                key=lambda line: (line.region, line.stream),
+            for (group, region, stream), its in groupby(
+                sorted(lines, key=lambda line: (*_place(line), line.number)), key=_place
             ):
-                self._put(region, stream, [{"timestamp": e.at, "message": e.text} for e in group])
+                events = [{"timestamp": line.at, "message": line.text} for line in its]
+                self._put(group, region, stream, events)
             with self._changed:
                 self._delivering = 0
                 self._changed.notify_all()
@@ -117,13 +119,17 @@ class LogDelivery:
                 self._changed.wait(wait if wait is None else max(wait, _FLUSH_SECONDS))
         return None
 
-    def _put(self, region: str, stream: str, events: list[dict[str, Any]]) -> None:
+    def _put(self, group: str, region: str, stream: str, events: list[dict[str, Any]]) -> None:
         logs = self._clients.get("logs", region)
         for start in range(0, len(events), _BATCH):
             try:
                 logs.put_log_events(
-                    logGroupName=GROUP, logStreamName=stream, logEvents=events[start:][:_BATCH]
+                    logGroupName=group, logStreamName=stream, logEvents=events[start:][:_BATCH]
                 )
             except (ClientError, BotoCoreError):
                 # As with CloudWatch: a log that was deleted takes no more lines.
                 return
+
+
+def _place(line: _Line) -> tuple[str, str, str]:
+    return line.group, line.region, line.stream

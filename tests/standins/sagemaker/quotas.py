@@ -1,4 +1,4 @@
-"""The account's quotas for training instances, and the Service Quotas API that tells them."""
+"""The account's quotas for instances of jobs, and the Service Quotas API that tells them."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -13,9 +13,11 @@ from standins.sagemaker.training_job import TrainingJob
 TRAINING = "training job usage"
 SPOT = "spot training job usage"
 WARM_POOL = "training warm pool usage"
+TRANSFORM = "transform job usage"
+ENDPOINT = "endpoint usage"
 
 # AWS gives no warm pools until one asks.
-_DEFAULTS = {TRAINING: 20, SPOT: 20, WARM_POOL: 0}
+_DEFAULTS = {TRAINING: 20, SPOT: 20, WARM_POOL: 0, TRANSFORM: 20, ENDPOINT: 20}
 
 
 @dataclass
@@ -46,13 +48,17 @@ class Quotas:
             self._check(job, WARM_POOL, 0)
 
     def _check(self, job: TrainingJob, use: str, used: int) -> None:
-        quota = self.get(job.instance_type, use)
-        if used + job.instance_count > quota:
+        self.check_use(job.instance_type, job.instance_count, use, used)
+
+    def check_use(self, instance_type: str, instances: int, use: str, used: int) -> None:
+        """Raises ResourceLimitExceeded where instances don't fit in beside those that are used."""
+        quota = self.get(instance_type, use)
+        if used + instances > quota:
             raise ApiError(
                 "ResourceLimitExceeded",
-                f"The account-level service limit '{job.instance_type} for {use}' is {quota} "
+                f"The account-level service limit '{instance_type} for {use}' is {quota} "
                 f"Instances, with current utilization of {used} Instances and a request delta of "
-                f"{job.instance_count} Instances. Please use AWS Service Quotas to request an "
+                f"{instances} Instances. Please use AWS Service Quotas to request an "
                 "increase for this quota. If AWS Service Quotas is not available, contact AWS "
                 "support to request an increase for this quota.",
             )

@@ -17,7 +17,11 @@ from moto.moto_server.werkzeug_app import BackendRequest
 from werkzeug.exceptions import NotFound
 
 # What requests are signed for, where it isn't the name of boto3's client.
-_CLIENT_NAMES = {"tagging": "resourcegroupstaggingapi", "servicequotas": "service-quotas"}
+_CLIENT_NAMES = {
+    "tagging": "resourcegroupstaggingapi",
+    "servicequotas": "service-quotas",
+    "monitoring": "cloudwatch",
+}
 
 # Services that sign as another does, by what their paths start with.
 _BY_PATH = {
@@ -77,7 +81,8 @@ class Answer:
     body: bytes
 
 
-Handler = Callable[[Request], Mapping[str, Any]]
+# What an operation answers: its result, or an Answer that is no JSON.
+Handler = Callable[[Request], "Mapping[str, Any] | Answer"]
 Operations = Mapping[tuple[str, str], Handler]
 
 

@@ -16,22 +16,29 @@ from moto.core.model_instances import reset_model_data
 from moto.moto_server.werkzeug_app import MotoRequestHandler
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from standins.sagemaker.automl_jobs import AutoMLJobs
 from standins.sagemaker.aws_state import AwsState
+from standins.sagemaker.bedrock import Bedrock
 from standins.sagemaker.buckets import Buckets
 from standins.sagemaker.calls import Calls
 from standins.sagemaker.clients import Clients
+from standins.sagemaker.endpoints import Endpoints
 from standins.sagemaker.faults import Faults
 from standins.sagemaker.gateway import Gateway
+from standins.sagemaker.hub import Hub
 from standins.sagemaker.images import LAYERS, Images
 from standins.sagemaker.limits import RateLimits
 from standins.sagemaker.log_reading import LogReading
 from standins.sagemaker.logs import LogDelivery
+from standins.sagemaker.models import Models
+from standins.sagemaker.packages import Packages
 from standins.sagemaker.quotas import Quotas
 from standins.sagemaker.requests import EXECUTION_ROLE_KEY
 from standins.sagemaker.runner import Surroundings
 from standins.sagemaker.settings import Settings
 from standins.sagemaker.tagging import Tagging
 from standins.sagemaker.training_jobs import TrainingJobs
+from standins.sagemaker.transform_jobs import TransformJobs
 from standins.sagemaker.watchdog import Watchdog
 
 ACCESS_KEY = "AKIACALLEROFSTANDINS"
@@ -92,13 +99,28 @@ class SageMakerService:
             give_slot=slots.give,
         )
         self.jobs = TrainingJobs(around, self.state, self.faults, self.quotas)
-        tagging = Tagging(self.jobs, self.settings)
+        self.models = Models(self.state, self.faults)
+        self.packages = Packages(self.state)
+        self.endpoints = Endpoints(around, self.state, self.faults, self.quotas, self.models)
+        self.automl = AutoMLJobs(around, self.state, self.faults, self.jobs)
+        others = [self.packages.tags, self.endpoints.tags]
+        tagging = Tagging(self.jobs, self.settings, others, self.automl.all)
+        self.hub = Hub()
         gateway.handle(self.jobs.operations())
+        gateway.handle(self.hub.operations())
+        gateway.handle(self.models.operations())
+        gateway.handle(self.packages.operations())
+        gateway.handle(self.endpoints.operations())
+        self.transforms = TransformJobs(around, self.state, self.faults, self.quotas, self.models)
+        gateway.handle(self.transforms.operations())
+        gateway.handle(self.automl.operations())
         gateway.handle(self.quotas.operations())
         self.images = Images(self.endpoint_url, self.account)
         gateway.handle(self.images.operations(), self.images.is_ours)
         gateway.serve(LAYERS, self.images.layer)
         gateway.handle(LogReading(self.account).operations())
+        self.bedrock = Bedrock(self.state, self.faults, self._role_clients, self._closing)
+        gateway.handle(self.bedrock.operations())
         gateway.handle(tagging.operations(), tagging.is_ours)
         self._serving = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
@@ -121,7 +143,11 @@ class SageMakerService:
         if self._closing.is_set():
             return
         self._closing.set()
+        self.automl.close()
         self.jobs.close()
+        self.endpoints.close()
+        self.transforms.close()
+        self.bedrock.close()
         self._logs.close()
         self._watchdog.close()
         self._server.shutdown()

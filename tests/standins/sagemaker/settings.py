@@ -13,7 +13,11 @@ class Settings:
     but CreateTrainingJob. `restart_seconds`: how long interrupted spot instances are away.
     `spot_share`: the share of the training time of spot instances that is billed. `parallel_jobs`:
     how many jobs have instances at a time (None: all); others stay Starting. `tagging_delay_seconds`:
-    how late a job is known to the tagging API.
+    how late a job is known to the tagging API. `endpoint_seconds`: the least time that an endpoint takes
+    for instances; `health_seconds`: how long its container may fail its pings; `retire_seconds`: how long
+    a fleet that is no longer needed may go on with its requests. `forget_failure_reason`: an endpoint
+    that was rolled back doesn't say why. `stale_seconds`: how long an update is unknown to
+    DescribeEndpoint.
     """
 
     starting_seconds: float = 0.0
@@ -27,3 +31,8 @@ class Settings:
     tagging_delay_seconds: float = 0.0
     spot_share: float = 0.3
     parallel_jobs: int | None = None
+    endpoint_seconds: float = 0.0
+    health_seconds: float = 20.0
+    retire_seconds: float = 10.0
+    forget_failure_reason: bool = False
+    stale_seconds: float = 0.0

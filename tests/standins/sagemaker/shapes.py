@@ -19,7 +19,12 @@ _UNICODE_CLASSES = {
     r"\p{Z}": " \u00a0\u2000-\u200a",
     r"\p{N}": "0-9",
     r"\p{M}": "\u0300-\u036f",
+    r"\p{P}": r"!-#%-*,-/:;?@\[-\]_{}",
+    r"\p{S}": r"$+<->\^`|~",
 }
+
+# Java lets the end of a text be repeated, which says no more than the end.
+_REPEATED_END = re.compile(r"\$\{\d+,\d+\}$")
 
 
 @functools.cache
@@ -31,6 +36,7 @@ def _service_model(service: str) -> Any:
 def _pattern(pattern: str) -> re.Pattern[str]:
     for java, python in _UNICODE_CLASSES.items():
         pattern = pattern.replace(java, python)
+    pattern = _REPEATED_END.sub("$", pattern)
     return re.compile(pattern)
 
 

@@ -1,24 +1,40 @@
-"""Tags of training jobs: SageMaker's own operations, and the tagging API's GetResources."""
+"""Tags of SageMaker's things: its own operations, and the tagging API's GetResources of jobs."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from standins.sagemaker.automl_jobs import AutoMLJob
 from standins.sagemaker.requests import Operations, Request, ValidationError
 from standins.sagemaker.settings import Settings
 from standins.sagemaker.training_job import TrainingJob
 from standins.sagemaker.training_jobs import TrainingJobs
 
-_TYPES = ("sagemaker", "sagemaker:training-job")
 _SAGEMAKER_ARN = ":training-job/"
+
+AnyJob = TrainingJob | AutoMLJob
 
 
 class Tagging:
-    """Answers for training jobs only; other resources are moto's."""
+    """Answers for training jobs, and lists the tags of what `others` know by its ARN.
 
-    def __init__(self, jobs: TrainingJobs, settings: Settings) -> None:
+    Other resources are moto's.
+    """
+
+    def __init__(
+        self,
+        jobs: TrainingJobs,
+        settings: Settings,
+        others: Sequence[Callable[[str], Mapping[str, str] | None]] = (),
+        automl_jobs: Callable[[], Sequence[AutoMLJob]] = list,
+    ) -> None:
         self._jobs = jobs
+        self._by_type: Mapping[str, Callable[[], Sequence[AnyJob]]] = {
+            "sagemaker:training-job": jobs.all,
+            "sagemaker:automl-job": automl_jobs,
+        }
         self._settings = settings
+        self._others = others
 
     def operations(self) -> Operations:
         return {
@@ -29,21 +45,28 @@ class Tagging:
         }
 
     def is_ours(self, request: Request) -> bool:
-        """Whether the request is about training jobs."""
+        """Whether the request is about something that is known here."""
         wanted = request.parameters
         if request.operation == "GetResources":
             types = wanted.get("ResourceTypeFilters") or []
             arns = wanted.get("ResourceARNList") or []
-            return any(name in _TYPES for name in types) or any(_SAGEMAKER_ARN in a for a in arns)
-        return _SAGEMAKER_ARN in wanted.get("ResourceArn", "")
+            ours = ("sagemaker", *self._by_type)
+            return any(name in ours for name in types) or any(_SAGEMAKER_ARN in a for a in arns)
+        arn = wanted.get("ResourceArn", "")
+        if request.operation == "ListTags" and self._of_others(arn) is not None:
+            return True
+        return _SAGEMAKER_ARN in arn
 
     def _get_resources(self, request: Request) -> Mapping[str, Any]:
         wanted = request.parameters
         now = time.monotonic()
         arns = wanted.get("ResourceARNList")
+        types = wanted.get("ResourceTypeFilters") or ["sagemaker"]
         found = [
             job
-            for job in self._jobs.all()
+            for name, jobs in self._by_type.items()
+            if name in types or "sagemaker" in types
+            for job in jobs()
             if job.region == request.region
             and now - job.created_clock >= self._settings.tagging_delay_seconds
             and job.tags
@@ -72,7 +95,12 @@ class Tagging:
         return {}
 
     def _list(self, request: Request) -> Mapping[str, Any]:
-        return {"Tags": _as_list(self._find(request).tags)}
+        others = self._of_others(request.parameters["ResourceArn"])
+        return {"Tags": _as_list(self._find(request).tags if others is None else others)}
+
+    def _of_others(self, arn: str) -> Mapping[str, str] | None:
+        found = (tags(arn) for tags in self._others)
+        return next((tags for tags in found if tags is not None), None)
 
     def _find(self, request: Request) -> TrainingJob:
         arn = request.parameters["ResourceArn"]
@@ -82,7 +110,7 @@ class Tagging:
         raise ValidationError(f"Requested resource not found: {arn}")
 
 
-def _has(job: TrainingJob, wanted: Mapping[str, Any]) -> bool:
+def _has(job: AnyJob, wanted: Mapping[str, Any]) -> bool:
     if wanted["Key"] not in job.tags:
         return False
     values = wanted.get("Values") or []

@@ -6,11 +6,11 @@ Managed Warm Pools" in the developer guide, and messages that users of the servi
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote
 
 from standins.sagemaker.aws_state import AwsState, S3Location
 from standins.sagemaker.faults import Faults
-from standins.sagemaker.requests import ApiError, Request, ValidationError
+from standins.sagemaker.models import check_role
+from standins.sagemaker.requests import Request, ValidationError
 
 _LONGEST_RUN = 28 * 24 * 3600  # seconds; StoppingCondition, API reference
 
@@ -26,7 +26,7 @@ def check_training_request(request: Request, state: AwsState, faults: Faults) ->
     _check_stopping_condition(wanted)
     _check_warm_pool(wanted)
     _check_checkpoints(wanted)
-    _check_role(wanted["RoleArn"], state, faults)
+    check_role(wanted["RoleArn"], state, faults)
     _check_network(wanted.get("VpcConfig"), request.region, state)
     _check_channels(wanted, request.region, state)
 
@@ -89,22 +89,6 @@ def _check_checkpoints(wanted: Mapping[str, Any]) -> None:
         raise ValidationError("This stand-in keeps checkpoints below /opt/ml only")
 
 
-def _check_role(arn: str, state: AwsState, faults: Faults) -> None:
-    if not faults.may_pass(arn):
-        raise ApiError(
-            "AccessDeniedException",
-            f"User: arn:aws:iam::{state.account}:user/caller is not authorized to perform: "
-            f"iam:PassRole on resource: {arn} because no identity-based policy allows the "
-            "iam:PassRole action",
-        )
-    policy = state.trust_policy(arn)
-    if policy is None or "sagemaker.amazonaws.com" not in unquote(policy):
-        raise ValidationError(
-            f"Could not assume role {arn}. Please ensure that the role exists and allows "
-            "principal 'sagemaker.amazonaws.com' to assume the role."
-        )
-
-
 def _check_network(vpc: Mapping[str, Any] | None, region: str, state: AwsState) -> None:
     if vpc is None:
         return
@@ -125,6 +109,7 @@ def _check_channels(wanted: Mapping[str, Any], region: str, state: AwsState) -> 
         if source is None or source["S3DataType"] not in ("S3Prefix", "ManifestFile"):
             raise ValidationError("This stand-in takes S3Prefix and ManifestFile channels only")
         location = S3Location.parse(source["S3Uri"])
+        _check_terms(source, location)
         bucket_region = state.bucket_region(location.bucket)
         if bucket_region == region and state.has_objects(location):
             continue
@@ -140,3 +125,13 @@ def _check_channels(wanted: Mapping[str, Any], region: str, state: AwsState) -> 
                 "Please use this region to retry the request"
             )
         raise ValidationError(message)
+
+
+def _check_terms(source: Mapping[str, Any], location: S3Location) -> None:
+    """Gated models lie in buckets that are opened to jobs whose request accepts their terms of use."""
+    gated = location.bucket.startswith("jumpstart-private-cache-prod-")
+    if gated and not source.get("ModelAccessConfig", {}).get("AcceptEula"):
+        raise ValidationError(
+            f"Access denied to {source['S3Uri']}: the model is gated, and ModelAccessConfig.AcceptEula "
+            "of its data source must be true"
+        )
