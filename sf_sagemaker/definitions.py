@@ -1,19 +1,22 @@
 """The code location: what defs/ describes, bound to the deployment's resources."""
 
+import gc
 import warnings
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import dagster as dg
 
-from sf_sagemaker import deployment
-from sf_sagemaker.components.model_component import check_partitions
-from sf_sagemaker.components.orphaned_jobs import orphaned_jobs_sensor
-from sf_sagemaker.training.platform import TrainingPlatform
+if TYPE_CHECKING:
+    from sf_sagemaker.training.platform import TrainingPlatform
 
 # Which of Dagster's features are young is known here; each start would say it dozens of times.
 for notice in (dg.BetaWarning, dg.PreviewWarning):
     warnings.filterwarnings("ignore", category=notice)
+
+# Nearly all that is loaded stays, and Python's garbage collector would walk all of it again and again.
+# gc.freeze would save as much again when a process ends, but DuckDB then prints what it calls leaks.
+gc.set_threshold(20_000, 20, 20)
 
 
 @dg.definitions
@@ -23,6 +26,10 @@ def defs() -> dg.Definitions:
     The folder is built by its path: `dg.load_from_defs_folder` also imports every installed
     integration to document its components, which would make each run worker wait for Snowflake's.
     """
+    from sf_sagemaker import deployment
+    from sf_sagemaker.components.model_component import check_partitions
+    from sf_sagemaker.components.orphaned_jobs import orphaned_jobs_sensor
+
     here = Path(__file__).parent
     resources = deployment.resources()
     platform = cast("TrainingPlatform", resources["training_platform"])

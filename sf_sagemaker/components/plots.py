@@ -125,13 +125,13 @@ def markdown(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_SIZE[0], height), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
     for panel in axes:
         panel.spines[["top", "right"]].set_visible(False)
     axes[0].set_title(title)
     draw(*axes)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    canvas.print_png(buffer)  # Figure.savefig would draw it twice
     encoded = base64.b64encode(buffer.getvalue()).decode()
     return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{encoded})")
