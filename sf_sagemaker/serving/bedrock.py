@@ -12,7 +12,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -225,7 +225,9 @@ class Bedrock:
 
 def joined_text(blocks: Sequence[Any]) -> str:
     """The text of an answer's blocks; blocks of other kinds have none."""
-    return "".join(str(block["text"]) for block in blocks if "text" in block)
+    return "".join(
+        str(block["text"]) for block in blocks if isinstance(block, Mapping) and "text" in block
+    )
 
 
 def not_usable(error: AwsError, model_id: str, region: str) -> Exception:

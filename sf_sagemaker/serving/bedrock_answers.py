@@ -1,10 +1,14 @@
 """Answers that were paid for, kept: `<folder>/NNNNNN.jsonl`, each part created once, as they come.
 
-Prompts are named by digests; what Claude wrote is there in full.
+Prompts are named by digests; what Claude wrote is there in full. The number of a part is the lock: of two
+runs that ask at once, the one that finds its next number taken keeps what it has in a part of its own, and
+stops.
 """
 
 import json
+import re
 import threading
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -13,10 +17,17 @@ from sf_sagemaker.serving.errors import ServingError
 from sf_sagemaker.storage import KeyExists, Storage
 
 _SUFFIX = ".jsonl"
+_NUMBERED = re.compile(r"(\d{6,})\.jsonl")
 
 
 class CorruptAnswers(ServingError):
     """A part that is not what its writer writes."""
+
+
+class AskedElsewhere(ServingError):
+    """Another run that asks the same questions now."""
+
+    permanent = True
 
 
 def answers_folder(model: str, partition: str, conversation: Conversation) -> str:
@@ -33,11 +44,12 @@ class Answers:
         self.conversation = conversation
         self._lock = threading.Lock()
         self._parts = 0
+        self._described = False
 
     def read(self) -> dict[str, Reply]:
         """The first answer to each prompt, by the prompt's digest. Raises CorruptAnswers."""
         found: dict[str, Reply] = {}
-        parts = 0
+        last = 0
         for key in self.storage.list(self.folder):
             name = key.removeprefix(f"{self.folder}/")
             if "/" in name or not name.endswith(_SUFFIX):
@@ -45,28 +57,49 @@ class Answers:
             for number, line in enumerate(self.storage.read(key).decode().splitlines(), 1):
                 reply = self._reply(key, number, line)
                 found.setdefault(reply.prompt, reply)
-            parts += 1
+            if numbered := _NUMBERED.fullmatch(name):
+                last = max(last, int(numbered[1]))
         with self._lock:
-            self._parts = max(self._parts, parts)
+            self._parts = max(self._parts, last)
         return found
 
     def add(self, replies: Sequence[Reply]) -> None:
-        """Writes answers as one part, under the first number that nobody has taken."""
+        """Writes answers as the part after the last one that was read or written here.
+
+        Raises AskedElsewhere where another run has written that one; the answers are kept all the same.
+        """
         if not replies:
             return
-        content = "".join(json.dumps(asdict(reply)) + "\n" for reply in replies).encode()
         with self._lock:
-            if not self._parts:
-                self._describe()
-            while True:
+            if self._create(f"{self._parts + 1:06d}", replies):
                 self._parts += 1
-                try:
-                    self.storage.create(f"{self.folder}/{self._parts:06d}{_SUFFIX}", content)
-                except KeyExists:
-                    continue
                 return
+        self.add_apart(replies)
+        raise AskedElsewhere(
+            f"another run asks the same questions, and keeps its answers in "
+            f"{self.storage.uri(self.folder)}: this one has stopped, and its answers are kept too. "
+            "Materialize again when the other has ended"
+        )
+
+    def add_apart(self, replies: Sequence[Reply], name: str = "") -> None:
+        """Writes answers as a part without a number. One of the same name has the same answers."""
+        if replies:
+            self._create(name or f"apart-{uuid.uuid4().hex}", replies)
+
+    def _create(self, name: str, replies: Sequence[Reply]) -> bool:
+        """Whether the part wasn't there yet."""
+        content = "".join(json.dumps(asdict(reply)) + "\n" for reply in replies).encode()
+        self._describe()
+        try:
+            self.storage.create(f"{self.folder}/{name}{_SUFFIX}", content)
+        except KeyExists:
+            return False
+        return True
 
     def _describe(self) -> None:
+        if self._described:
+            return
+        self._described = True
         content = json.dumps(asdict(self.conversation), indent=1).encode()
         try:
             self.storage.create(f"{self.folder}/conversation.json", content)

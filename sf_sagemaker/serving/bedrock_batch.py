@@ -2,7 +2,7 @@
 
 A batch lies in `<folder of the answers>/batches/<digest of its prompts>/<attempt>/`: `request.json`,
 written before the job is created, `input/questions.jsonl`, and `output/`, which Bedrock writes. When its
-answers are kept, `harvested.json` follows. A request without that is a job that is under way, or was
+answers are kept, `harvested.json` follows. A job whose request is without that is under way, or was
 when a run was killed: the next run waits for it before it asks anything itself.
 """
 
@@ -124,13 +124,18 @@ class BatchJobs:
         )
 
     def unfinished(self, answers: Answers) -> Iterator[Batch]:
-        """The batches that earlier runs asked for and nobody has harvested."""
+        """The batches that earlier runs created and nobody has harvested.
+
+        A request that no job came of stays one: its prompts may be barred by now, or cost too much.
+        """
         prefix = f"{answers.folder}/batches"
         keys = set(self.storage.list(prefix))
         for key in sorted(keys):
             folder, _, name = key.rpartition("/")
             if name == _REQUEST and f"{folder}/{_HARVESTED}" not in keys:
-                yield self._job(folder)
+                batch = self._found(folder, self._requested(folder))
+                if batch is not None:
+                    yield batch
 
     def wait(
         self,
@@ -138,26 +143,19 @@ class BatchJobs:
         *,
         pause: Callable[[float], None] = time.sleep,
         on_status: Callable[[str], None] = lambda status: None,
-        should_stop: Callable[[], bool] = lambda: False,
     ) -> Harvest:
-        """Waits until a batch has ended, and reads what it wrote.
+        """Waits until a batch has ended, and reads what it wrote. Raises AwsUnavailable.
 
-        Where something interrupts the wait, the batch goes on, for a later run to find, unless
-        `should_stop()` says that nobody wants it any more. Raises AwsUnavailable.
+        Where something interrupts the wait, the batch goes on, for a later run to find.
         """
-        ended = False
-        try:
-            job = self._ended(batch, pause, on_status)
-            ended = True
-        finally:
-            if not ended and should_stop():
-                self.stop(batch)
+        job = self._ended(batch, pause, on_status)
         replies, errors = self._read(batch)
         return Harvest(job["status"], replies, errors, job.get("message", ""))
 
     def harvested(self, answers: Answers, batch: Batch, harvest: Harvest) -> None:
         """Keeps the answers of a batch; after that, no run waits for it again."""
-        answers.add(harvest.replies)
+        asked, attempt = batch.folder.split("/")[-2:]
+        answers.add_apart(harvest.replies, f"batch-{asked}-{attempt}")
         content = {"job": batch.arn, "status": harvest.status, "answers": len(harvest.replies)}
         try:
             self.storage.create(f"{batch.folder}/{_HARVESTED}", json.dumps(content).encode())
@@ -224,19 +222,29 @@ class BatchJobs:
         Bedrock knows a request again by its token; how long is not documented, so the name is looked
         for first.
         """
-        request = json.loads(self.storage.read(f"{folder}/{_REQUEST}"))
+        request = self._requested(folder)
         name, model_id = request["jobName"], request["modelId"]
-        with translated(f"look for batch {name}"):
-            found = self._client.list_model_invocation_jobs(nameContains=name)
-        for job in found.get("invocationJobSummaries", ()):
-            if job["jobName"] == name:
-                return Batch(folder, name, job["jobArn"])
+        found = self._found(folder, request)
+        if found is not None:
+            return found
         try:
             with translated(f"create batch {name}"):
                 created = self._client.create_model_invocation_job(**request)
         except AwsError as error:
             raise self._refused(error, model_id) from error
         return Batch(folder, name, created["jobArn"])
+
+    def _requested(self, folder: str) -> dict[str, Any]:
+        return json.loads(self.storage.read(f"{folder}/{_REQUEST}"))
+
+    def _found(self, folder: str, request: Mapping[str, Any]) -> Batch | None:
+        name = request["jobName"]
+        with translated(f"look for batch {name}"):
+            found = self._client.list_model_invocation_jobs(nameContains=name)
+        for job in found.get("invocationJobSummaries", ()):
+            if job["jobName"] == name:
+                return Batch(folder, name, job["jobArn"])
+        return None
 
     def _refused(self, error: AwsError, model_id: str) -> Exception:
         text = str(error)
@@ -276,12 +284,17 @@ class BatchJobs:
             seconds = min(_SLOWER * seconds, self._longest_poll)
 
     def _read(self, batch: Batch) -> tuple[tuple[Reply, ...], tuple[str, ...]]:
-        asked = {record["recordId"]: _prompt(record) for record in self._lines(batch, _INPUT)}
+        questions = map(json.loads, self._lines(batch, _INPUT))
+        asked = {record["recordId"]: _prompt(record) for record in questions}
         replies, errors = [], []
         for key in self.storage.list(f"{batch.folder}/output"):
             if not key.endswith(".jsonl.out"):
                 continue
-            for record in self._lines(batch, key.removeprefix(f"{batch.folder}/")):
+            for line in self._lines(batch, key.removeprefix(f"{batch.folder}/")):
+                record = _record(line)
+                if record is None:
+                    errors.append("a line that is no record")
+                    continue
                 prompt = asked.get(record.get("recordId", ""))
                 if prompt is None:
                     errors.append("a record that was not asked for")
@@ -292,10 +305,9 @@ class BatchJobs:
                     errors.append(f"{error.get('errorCode')}: {error.get('errorMessage')}")
         return tuple(replies), tuple(errors)
 
-    def _lines(self, batch: Batch, name: str) -> Iterator[dict[str, Any]]:
+    def _lines(self, batch: Batch, name: str) -> Iterator[bytes]:
         with self.storage.open(f"{batch.folder}/{name}") as file:
-            for line in file:
-                yield json.loads(line)
+            yield from file
 
     def _has(self, key: str) -> bool:
         try:
@@ -313,13 +325,21 @@ def _prompt(record: Mapping[str, Any]) -> str:
     return record["modelInput"]["messages"][-1]["content"][0]["text"]
 
 
+def _record(line: bytes) -> Mapping[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, Mapping) else None
+
+
 def _reply(prompt: str, output: Mapping[str, Any]) -> Reply:
     usage = output.get("usage") or {}
     return Reply(
         prompt=prompt_digest(prompt),
         text=joined_text(output.get("content") or ()),
         stop_reason=str(output.get("stop_reason") or "malformed_model_output"),
-        input_tokens=int(usage.get("input_tokens", 0)),
-        output_tokens=int(usage.get("output_tokens", 0)),
+        input_tokens=int(usage.get("input_tokens") or 0),
+        output_tokens=int(usage.get("output_tokens") or 0),
         batch=True,
     )

@@ -15,7 +15,7 @@ from functools import partial
 from threading import Event
 
 from sf_sagemaker.serving.bedrock import Bedrock, Conversation, NoAnswer, Reply, prompt_digest
-from sf_sagemaker.serving.bedrock_answers import Answers
+from sf_sagemaker.serving.bedrock_answers import Answers, AskedElsewhere
 from sf_sagemaker.serving.bedrock_batch import (
     LEAST_RECORDS,
     MOST_RECORDS,
@@ -99,16 +99,17 @@ def ask_all(
     `on_batch` is called with the name of a batch before it is waited for, and `should_stop` says whether
     the batch of a name is to be stopped when the wait for it is interrupted.
 
-    Raises AskingInterrupted where `interrupted` is set, ModelNotUsable, NoAnswer where one prompt after
-    the other has none, BatchFailed, BatchRefused, CorruptAnswers, and what AWS's clients raise. What was
-    answered until then is kept.
+    Raises AskingInterrupted where `interrupted` is set, AskedElsewhere where another run asks the same at
+    the same time, ModelNotUsable, NoAnswer where one prompt after the other has none, BatchFailed,
+    BatchRefused, CorruptAnswers, and what AWS's clients raise. What was answered until then is kept.
     """
     asking = _Asking(
         bedrock, asks, budget, parallel, interrupted or Event(), on_batch, should_stop, on_progress
     )
     left_alone: set[int] = set()
-    if bedrock.batches is not None and batch_from is not None:
+    if bedrock.batches is not None:
         asking.finish_batches(bedrock.batches)
+    if bedrock.batches is not None and batch_from is not None:
         large = {i for i, _ in enumerate(asks) if len(asking.rest(i)) >= batch_from}
         first = [asking.first(i) if i in large else [] for i, _ in enumerate(asks)]
         if large and asking.converse(first):
@@ -351,6 +352,7 @@ class _Kept:
     def __init__(self, asking: _Asking) -> None:
         self._asking = asking
         self._waiting: list[list[Reply]] = [[] for _ in asking.asks]
+        self._elsewhere: AskedElsewhere | None = None
         self._written = time.monotonic()
 
     def add(self, i: int, reply: Reply) -> None:
@@ -364,8 +366,16 @@ class _Kept:
 
     def write(self) -> None:
         for ask, replies in zip(self._asking.asks, self._waiting, strict=True):
-            ask.answers.add(replies)
+            if self._elsewhere is not None:  # the other run goes on: its numbers are left to it
+                ask.answers.add_apart(replies)
+            else:
+                try:
+                    ask.answers.add(replies)
+                except AskedElsewhere as error:
+                    self._elsewhere = error
             replies.clear()
         self._written = time.monotonic()
         done = sum(map(len, self._asking.replies))
         self._asking.on_progress(f"{done:,} answers are kept")
+        if self._elsewhere is not None:
+            raise self._elsewhere

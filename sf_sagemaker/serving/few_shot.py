@@ -25,15 +25,6 @@ class Row:
     completion: str
 
 
-@dataclass(frozen=True)
-class Told:
-    """What a model is told: `answers` are a list of all there are, or empty where there is none."""
-
-    system: str
-    examples: tuple[tuple[str, str], ...]
-    answers: tuple[str, ...]
-
-
 Values = Mapping[Key, Sequence[str | None]]
 
 

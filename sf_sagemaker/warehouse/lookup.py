@@ -29,8 +29,8 @@ def look_up(
     """The columns' values, as the warehouse writes them, by row key, of events in [start, end).
 
     Keys are values of the row key's columns, as a dataset holds them. A row that the source has no more is
-    not in the answer. Raises ColumnNotFound, AmbiguousName, what `select_rows` raises, and what sessions
-    of the warehouse raise.
+    not in the answer; where it has several of a key by now, their values follow one another. Raises
+    ColumnNotFound, AmbiguousName, what `select_rows` raises, and what sessions of the warehouse raise.
     """
     wanted = set(keys)
     found: dict[Key, tuple[str | None, ...]] = {}
@@ -60,5 +60,5 @@ def look_up(
             for row in zip(*values, strict=True):
                 key = row[: len(key_names)]
                 if key in wanted:
-                    found[key] = row[len(key_names) :]
+                    found[key] = found.get(key, ()) + row[len(key_names) :]
     return found

@@ -22,7 +22,12 @@ from sf_sagemaker.serving.bedrock import (
     Reply,
     prompt_digest,
 )
-from sf_sagemaker.serving.bedrock_answers import Answers, CorruptAnswers, answers_folder
+from sf_sagemaker.serving.bedrock_answers import (
+    Answers,
+    AskedElsewhere,
+    CorruptAnswers,
+    answers_folder,
+)
 from sf_sagemaker.serving.bedrock_budget import Account, Budget, Expected, InvalidBudget, Prices
 from sf_sagemaker.serving.bedrock_questions import Ask, Asked, AskingInterrupted, ask_all
 from sf_sagemaker.storage import LocalStorage
@@ -349,16 +354,63 @@ def test_an_interruption_keeps_what_came_in(
     assert sum(len(ask.answers.read()) for ask in asks()) == paid
 
 
+@pytest.mark.slow
+def test_of_two_runs_that_ask_the_same_one_goes_on(
+    service: SageMakerService, bedrock: Bedrock, asks: Callable[..., list[Ask]]
+) -> None:
+    service.bedrock.seconds = 0.1
+    started = threading.Barrier(2)
+    ended: list[Asked | AskedElsewhere] = []
+
+    def run() -> None:
+        mine = asks()
+        first: list[str] = []
+
+        def on_progress(line: str) -> None:
+            if not first:  # both have read, asked and written before either asks more
+                first.append(line)
+                started.wait(10)
+
+        try:
+            ended.append(ask_all(bedrock, mine, PLENTY, parallel=2, on_progress=on_progress))
+        except AskedElsewhere as error:
+            ended.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    (stopped,) = [one for one in ended if isinstance(one, AskedElsewhere)]
+    (whole,) = [one for one in ended if isinstance(one, Asked)]
+    assert stopped.permanent
+    assert [len(one.replies) for one in whole.asks] == [40, 40]
+    asked = len(service.bedrock.asked)
+    assert 80 < asked <= 80 + 50 + 2 * 2  # 160 if both had gone on
+    storage = asks()[0].answers.storage
+    kept = [
+        line
+        for ask in asks()
+        for key in storage.list(ask.answers.folder)
+        if key.endswith(".jsonl")
+        for line in storage.read(key).splitlines()
+    ]
+    assert len(kept) == asked
+
+
 def test_answers_are_written_once_and_a_damaged_part_is_named(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     conversation = Conversation(HAIKU, "Name the sound.")
     answers, other = (Answers(storage, "baselines/m/p/d", conversation) for _ in range(2))
     first = Reply(prompt_digest("cow"), "moo", "end_turn", 5, 1, 120.0)
     answers.add([first])
-    other.add([Reply(prompt_digest("cow"), "woof", "end_turn", 5, 1), first])
+    with pytest.raises(AskedElsewhere):
+        other.add([Reply(prompt_digest("cow"), "woof", "end_turn", 5, 1), first])
+    other.read()
     other.add([Reply(prompt_digest("cat"), "meow", "end_turn", 5, 1, batch=True)])
-    names = sorted(path.name for path in (tmp_path / "baselines/m/p/d").iterdir())
-    assert names == ["000001.jsonl", "000002.jsonl", "000003.jsonl", "conversation.json"]
+    parts = [path.name for path in (tmp_path / "baselines/m/p/d").iterdir()]
+    (apart,) = [name for name in parts if name.startswith("apart-")]
+    assert sorted({*parts} - {apart}) == ["000001.jsonl", "000002.jsonl", "conversation.json"]
     found = Answers(storage, "baselines/m/p/d", conversation).read()
     assert found[prompt_digest("cow")] == first
     assert found[prompt_digest("cat")].batch

@@ -158,6 +158,55 @@ def test_a_kill_around_the_creation_makes_no_second_job(
     assert len(service.bedrock.asked) == len(PROMPTS)
 
 
+def test_a_request_without_a_job_asks_nothing_by_itself(
+    service: SageMakerService, batches: BatchJobs, ask: Callable[..., Ask]
+) -> None:
+    service.faults.lose_request("CreateModelInvocationJob", times=2)
+    with pytest.raises(AwsUnavailable):
+        ask_all(bedrock(batches), [ask()], PLENTY, batch_from=120)
+    # Some prompts may not be sent any more, and the budget has no room for a batch.
+    asked = ask_all(
+        bedrock(batches), [ask(prompts=PROMPTS[:150])], Budget(tokens=1), batch_from=120
+    )
+    assert asked.out_of_budget
+    assert len(service.bedrock.asked) == FIRST
+
+
+def test_a_batch_is_found_when_none_is_wanted_any_more(
+    service: SageMakerService, batches: BatchJobs, ask: Callable[..., Ask]
+) -> None:
+    batches.start(ask().answers, PROMPTS)
+    asked = ask_all(bedrock(batches), [ask()], PLENTY, batch_from=None)
+    assert len(asked.asks[0].replies) == len(PROMPTS)
+    assert service.calls.count("Converse") == 0
+
+
+def test_two_runs_that_wait_for_one_batch_keep_its_answers_once(
+    batches: BatchJobs, ask: Callable[..., Ask]
+) -> None:
+    batch = batches.start(ask().answers, PROMPTS)
+    for one in (ask(), ask()):
+        one.answers.read()
+        batches.harvested(one.answers, batch, batches.wait(batch))
+    parts = [key for key in batches.storage.list(ask().answers.folder) if key.endswith(".jsonl")]
+    assert [key.rpartition("/")[2].split("-")[0] for key in parts] == ["batch", "questions.jsonl"]
+
+
+def test_lines_that_are_no_records_cost_only_themselves(
+    service: SageMakerService, batches: BatchJobs, ask: Callable[..., Ask]
+) -> None:
+    batch = batches.start(ask().answers, PROMPTS)
+    assert batches.wait(batch).status == "Completed"
+    (key,) = [k for k in batches.storage.list(batch.folder) if k.endswith(".jsonl.out")]
+    lines = batches.storage.read(key).splitlines()
+    lines[3], lines[7], lines[-1] = b"[1]", b"", lines[-1][:40]
+    batches.storage.delete(key)
+    batches.storage.create(key, b"\n".join(lines))
+    harvest = batches.wait(batch)
+    assert len(harvest.replies) == len(PROMPTS) - 3
+    assert harvest.errors == ("a line that is no record",) * 3
+
+
 def test_a_cancelled_run_stops_its_batches_and_the_next_goes_on(
     service: SageMakerService, batches: BatchJobs, ask: Callable[..., Ask]
 ) -> None:
@@ -317,8 +366,8 @@ def test_what_lies_in_storage(
     assert content["modelId"] == HAIKU
     assert len(content["jobName"]) <= 63
     assert {name.rpartition("/")[2] for name in names} == {
-        "000001.jsonl", "000002.jsonl", "conversation.json", "request.json", "questions.jsonl",
-        "questions.jsonl.out", "manifest.json.out", "harvested.json",
+        "000001.jsonl", f"batch-{'-'.join(request.split('/')[1:3])}.jsonl", "conversation.json",
+        "request.json", "questions.jsonl", "questions.jsonl.out", "manifest.json.out", "harvested.json",
     }  # fmt: skip
     harvested = json.loads(
         batches.storage.read(f"{folder}/{request.replace('request.json', 'harvested.json')}")

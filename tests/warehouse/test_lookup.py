@@ -43,6 +43,15 @@ def test_rows_of_other_times_and_rows_that_are_gone_are_not_found(
     assert found == {(1,): (None,)}
 
 
+def test_no_value_of_a_key_that_has_several_rows_by_now_is_missed(
+    sales: DuckDBWarehouse, make_spec: Callable[..., Any], run_sql: Callable[..., None]
+) -> None:
+    run_sql("insert into sales select * replace ('elsewhere' as area) from sales where sale_id = 1")
+    found = look_up(sales, make_spec(), ["area", "rooms"], {(1,)}, FIRST, LAST)
+    assert len(found[1,]) == 4
+    assert "elsewhere" in found[1,]
+
+
 def test_a_column_that_isnt_there_is_named(
     sales: DuckDBWarehouse, make_spec: Callable[..., Any]
 ) -> None:
