@@ -25,6 +25,7 @@ from sf_sagemaker.serving.endpoint import (
 from sf_sagemaker.serving.errors import (
     EndpointNotFound,
     EndpointUnreachable,
+    HostUnavailable,
     NoChampion,
     RolledBack,
 )
@@ -91,7 +92,7 @@ def _endpoint(
         try:
             deployment = endpoint_host.deploy(name, served, endpoint.options())
         except RolledBack as error:
-            _rolled_back(context, storage, served, endpoint, error)
+            _rolled_back(context, storage, served, champion_key, endpoint, error)
             raise
         if endpoint.approval == "manual":
             # What a person approved is deployed by itself once, and not again when it was stopped.
@@ -177,14 +178,14 @@ def _sensor(
         endpoint_host: dg.ResourceParam[EndpointHost],
     ) -> dg.RunRequest | dg.SkipReason:
         log = read_champions(storage, model)
-        try:
-            description = endpoint_host.describe(name)
-        except EndpointNotFound:
-            description = None
         label = model_label(log[-1].version, log[-1].training_job) if log else None
         review = None
-        if log and reviewed:
-            review = endpoint_host.review(_served(storage, log[-1], program))
+        try:
+            description = _description(endpoint_host, name)
+            if log and reviewed:
+                review = endpoint_host.review(_served(storage, log[-1], program))
+        except HostUnavailable as error:
+            return dg.SkipReason(f"what hosts the endpoint did not answer: {error}")
         standing = Standing(label, description, review)
         cause = cause_of(standing)
         runs = []
@@ -212,10 +213,18 @@ def _sensor(
     return sensor
 
 
+def _description(host: EndpointHost, name: str) -> EndpointDescription | None:
+    try:
+        return host.describe(name)
+    except EndpointNotFound:
+        return None
+
+
 def _rolled_back(
     context: dg.AssetExecutionContext,
     storage: Storage,
     served: ServedModel,
+    champion_key: dg.AssetKey,
     endpoint: Endpoint,
     error: RolledBack,
 ) -> None:
@@ -248,6 +257,19 @@ def _rolled_back(
     else:
         context.log.warning(
             f"version {entry.version} of the champions of {served.model} is {entry.training_job} again"
+        )
+        # The champion's page knows of it at once, and not when it is materialized next.
+        context.log_event(
+            dg.AssetObservation(
+                champion_key,
+                metadata={
+                    "version": entry.version,
+                    "training_job": entry.training_job,
+                    "partition": entry.partition,
+                    "in_force_from": entry.in_force_from,
+                    "reason": entry.reason,
+                },
+            )
         )
 
 

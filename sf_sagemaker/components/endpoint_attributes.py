@@ -36,7 +36,8 @@ class EndpointRollout(Attributes):
     )
     step: int = Field(
         default=10,
-        description="Percent of the instances that a canary, or each step, has; up to 50.",
+        description="Percent of the instances that a canary, or each step, has; up to 50, and at least "
+        "10 where traffic is linear.",
     )
     wait: str = Field(
         default="5 minutes",

@@ -89,9 +89,10 @@ class AskedByTransform:
         return ask
 
     def _ask(self, candidate: Candidate, prompts: Sequence[str]) -> Sequence[str]:
-        distinct = list(dict.fromkeys(prompts))
+        # An empty one has an empty answer: a container may refuse it, and then the whole job fails.
+        distinct = list(dict.fromkeys(filter(None, prompts)))
         if not distinct:
-            return []
+            return [""] * len(prompts)
         self.hold.check()
         job = TransformJob(
             self.options.model,
@@ -124,13 +125,19 @@ class AskedByTransform:
         answers = dict(
             zip(distinct, self._read(job.output_key(result.name), distinct), strict=True)
         )
-        return [answers[prompt] for prompt in prompts]
+        return [answers.get(prompt, "") for prompt in prompts]
 
     def _sagemaker_model(self, candidate: Candidate) -> str:
         containers = [
             Container(one.image, one.model_data_url, one.environment)
             for one in candidate.containers
         ]
+        folders = [one.model_data_url for one in candidate.containers if one.is_folder]
+        if folders:
+            raise NotAnswered(
+                f"{candidate.job} left its model as a folder ({', '.join(folders)}), and batch transform "
+                "jobs read archives only: train another autopilot.base_model, or by method: training_job"
+            )
         try:
             return self.models.ensure_containers(self.options.model, containers)
         except InvalidEndpoint as error:

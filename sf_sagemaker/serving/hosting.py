@@ -14,10 +14,11 @@ Traffic = Literal["all_at_once", "canary", "linear"]
 
 _LONGEST_WAIT = timedelta(hours=1)
 _SHORTEST_UPDATE, _LONGEST_UPDATE = timedelta(minutes=10), timedelta(hours=8)
-_MOST_STEP = 50  # percent of the instances
+_LEAST_LINEAR_STEP, _MOST_STEP = 10, 50  # percent of the instances
 _MEMORY_STEP, _LEAST_MEMORY, _MOST_MEMORY = 1024, 1024, 6144
 _MOST_CONCURRENCY = 200
 _MOST_ALARMS = 10
+_LONGEST_PERIOD = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,10 @@ class Rollout:
                 f"rollout.max_duration is {self.max_duration}: expected {_SHORTEST_UPDATE} to "
                 f"{_LONGEST_UPDATE}"
             )
-        if not 1 <= self.step_percent <= _MOST_STEP:
+        least = _LEAST_LINEAR_STEP if self.traffic == "linear" else 1
+        if not least <= self.step_percent <= _MOST_STEP:
             raise InvalidEndpoint(
-                f"rollout.step is {self.step_percent} percent: expected 1 to {_MOST_STEP}"
+                f"rollout.step is {self.step_percent} percent: expected {least} to {_MOST_STEP}"
             )
         steps = {"all_at_once": 1, "canary": 2}.get(
             self.traffic, math.ceil(100 / self.step_percent)
@@ -109,11 +111,12 @@ class AlarmRules:
             raise InvalidEndpoint(
                 f"alarms.max_error_rate is {self.max_error_rate}: expected a share, such as 0.01"
             )
-        if self.period.total_seconds() not in (10, 30) and (
-            self.period < timedelta(minutes=1) or self.period.total_seconds() % 60
+        # SageMaker counts by the minute: an alarm on less never knows enough to ring.
+        if not timedelta(minutes=1) <= self.period <= _LONGEST_PERIOD or (
+            self.period.total_seconds() % 60
         ):
             raise InvalidEndpoint(
-                f"alarms.period is {self.period}: expected 10 seconds, 30 seconds or whole minutes"
+                f"alarms.period is {self.period}: expected whole minutes, up to {_LONGEST_PERIOD}"
             )
         own = (self.max_error_rate is not None) + (self.max_latency is not None)
         if len(set(self.names)) + own > _MOST_ALARMS:

@@ -36,10 +36,10 @@ from sf_sagemaker.serving.errors import (
     InvalidEndpoint,
     RolledBack,
 )
-from sf_sagemaker.serving.hosting import Instances
+from sf_sagemaker.serving.hosting import Instances, Serverless
 from sf_sagemaker.serving.sagemaker_alarms import EndpointAlarms
 from sf_sagemaker.serving.sagemaker_errors import exists_already, is_busy, not_found, on_refusal
-from sf_sagemaker.serving.sagemaker_model import VERSION_VARIABLE, SageMakerModels, plain_name
+from sf_sagemaker.serving.sagemaker_model import VERSION_VARIABLE, SageMakerModels, content_name
 from sf_sagemaker.serving.sagemaker_registry import ModelRegistry, check_approved
 from sf_sagemaker.serving.sagemaker_request import (
     CONFIG,
@@ -111,6 +111,11 @@ class SageMakerEndpointHost:
         """
         check_name(name)
         hosting = options.hosting
+        if isinstance(hosting.machines, Serverless) and self._models.in_network:
+            raise InvalidEndpoint(
+                f"endpoint {name} is to be serverless, and this deployment has subnets: SageMaker has "
+                "no serverless endpoints in a VPC. Choose an instance_type"
+            )
         kind = hosting.machines.instance_type if isinstance(hosting.machines, Instances) else None
         with _unavailable():
             container = self._models.container(model, image=hosting.image, instance_type=kind)
@@ -205,9 +210,10 @@ class SageMakerEndpointHost:
         return Reply(200, content, answer.get("CustomAttributes"))
 
     def stop(self, name: str) -> None:
-        """Deletes the endpoint with its alarms and configurations, and waits until it is gone.
+        """Deletes the endpoint with its alarms and its configuration, and waits until it is gone.
 
-        An update that is under way ends first. Raises EndpointNotFound, HostUnavailable.
+        An update that is under way ends first. Raises EndpointNotFound, HostUnavailable, InvalidEndpoint
+        for an endpoint that isn't this deployment's, and DeploymentFailed for one that doesn't end.
         """
         check_name(name)
         with _unavailable():
@@ -301,6 +307,11 @@ class SageMakerEndpointHost:
                 + ": mend the cause and materialize it again"
             )
         serving = self._label(answer["EndpointConfigName"])
+        if change.watched not in (None, config):
+            raise DeploymentFailed(
+                f"endpoint {name} was updated to {change.watched} meanwhile, and not to {config}. "
+                f"Version {serving} answers: materialize it again"
+            )
         again = f"Version {serving} answers as before"
         # An alarm may have gone quiet by now, and the reason may have been forgotten.
         ringing = change.ringing or tuple(self._alarms.ringing(alarms))
@@ -345,14 +356,16 @@ class SageMakerEndpointHost:
                 pending = answer.get("PendingDeploymentSummary", {}).get("EndpointConfigName")
                 if answer["EndpointStatus"] == "Creating":
                     pending = answer["EndpointConfigName"]
-                watched = pending or watched
+                # What a rollback goes back to is not what was wanted.
+                back = answer["EndpointStatus"] == "RollingBack"
+                watched = (back and watched) or pending or watched
                 found = self._patiently(lambda: self._alarms.ringing(alarms))
                 ringing += [one for one in found if one not in ringing]
                 if answer["EndpointStatus"] != state:
                     state, delay = answer["EndpointStatus"], self._pacing.poll
             if time.monotonic() > deadline:
                 raise DeploymentFailed(
-                    f"endpoint {name} is still {state}: materialize it again to go on waiting"
+                    f"endpoint {name} is still {state}: ask again to go on waiting"
                 )
             time.sleep(delay * random.uniform(0.8, 1.2))
             delay = min(delay * 1.5, self._pacing.longest_poll)
@@ -409,8 +422,9 @@ class SageMakerEndpointHost:
         Their SageMaker Models and packages stay: they cost nothing, and batch transform uses them too.
         What can't be deleted now is no reason to fail: the next deployment tries again.
         """
-        prefix = f"{plain_name(model)}-{CONFIG}-"
+        prefix = content_name(model, {}, CONFIG).rpartition("-")[0] + "-"
         ours = re.compile(re.escape(prefix) + "[0-9a-f]+")
+        its = {tag["Key"]: tag["Value"] for tag in tags(model, self._models.project)}
         try:
             with translated("list endpoint configurations"):
                 listed = self._client.list_endpoint_configs(
@@ -426,7 +440,8 @@ class SageMakerEndpointHost:
                 and one["EndpointConfigName"] not in keep
             ]
             for one in old[:_TIDIED]:
-                if self._is_ours(one["EndpointConfigArn"]):
+                # Long names of several models may begin alike.
+                if its.items() <= self._tags(one["EndpointConfigArn"]).items():
                     self._delete_config(one["EndpointConfigName"])
         except AwsError as error:
             logger.warning("earlier endpoint configurations of %s stay: %s", model, error)
@@ -464,18 +479,20 @@ class SageMakerEndpointHost:
 
     def _check_ours(self, name: str, answer: Mapping[str, Any]) -> None:
         """Raises InvalidEndpoint for an endpoint of that name that isn't this deployment's."""
-        if not self._is_ours(answer["EndpointArn"]):
+        if (
+            not project_tag(self._models.project).items()
+            <= self._tags(answer["EndpointArn"]).items()
+        ):
             raise InvalidEndpoint(
                 f"there is an endpoint {name} in {self._aws.region} that this deployment has not made: "
                 f"it lacks the tag {project_tag(self._models.project)}. Give the model another name, or "
                 "delete that endpoint"
             )
 
-    def _is_ours(self, arn: str) -> bool:
+    def _tags(self, arn: str) -> Mapping[str, str]:
         with translated(f"list the tags of {arn}"):
             listed = self._client.list_tags(ResourceArn=arn)["Tags"]
-        found = {tag["Key"]: tag["Value"] for tag in listed}
-        return project_tag(self._models.project).items() <= found.items()
+        return {tag["Key"]: tag["Value"] for tag in listed}
 
     @property
     def _client(self) -> Any:

@@ -29,6 +29,9 @@ from sf_sagemaker.training.sagemaker_request import Network, project_tag
 
 NAME_LIMIT = 63  # of a Model, an endpoint and its configuration: SageMaker API reference
 VERSION_VARIABLE = "SF_SAGEMAKER_MODEL_VERSION"
+# For one request, and for loading the model: the longest that batch transform waits, since a language
+# model may need it.
+SERVER_TIMEOUT_SECONDS = 3600
 ARCHIVE_FOLDER = "serving"
 
 _DIGEST_LENGTH = 12
@@ -38,7 +41,6 @@ _TORCH = "pytorch2.6.0"
 _XGBOOST = "3.2-0"
 _CODE = "code"
 _QUALITY = "quality.json"
-_TIMEOUT_SECONDS = 600  # of the server in the image, for loading a model as for an answer
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ class SageMakerModels:
         self._network = Network(tuple(subnets), tuple(security_groups)) if subnets else None
 
     @property
+    def in_network(self) -> bool:
+        """Whether Models run in a network of the account's own."""
+        return self._network is not None
+
+    @property
     def project(self) -> str:
         """What tells this deployment's things from all others of the account."""
         return f"s3://{self.storage.bucket}/{self.storage.prefix}"
@@ -129,7 +136,7 @@ class SageMakerModels:
                 "SAGEMAKER_SUBMIT_DIRECTORY": f"/opt/ml/model/{_CODE}",
                 "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
                 "SAGEMAKER_REGION": self.aws.region,
-                "SAGEMAKER_MODEL_SERVER_TIMEOUT": str(_TIMEOUT_SECONDS),
+                "SAGEMAKER_MODEL_SERVER_TIMEOUT": str(SERVER_TIMEOUT_SECONDS),
                 # A client that names no type is answered in that of its request.
                 "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT": "*/*",
                 # Each worker has a copy of the model, and a language model is large.

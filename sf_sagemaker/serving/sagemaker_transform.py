@@ -25,7 +25,7 @@ from sf_sagemaker.serving.batch_files import (
 )
 from sf_sagemaker.serving.endpoint import FetchArtifact, ServedModel
 from sf_sagemaker.serving.errors import ServingError
-from sf_sagemaker.serving.sagemaker_model import SageMakerModels
+from sf_sagemaker.serving.sagemaker_model import SERVER_TIMEOUT_SECONDS, SageMakerModels
 from sf_sagemaker.training.errors import JobFailed
 from sf_sagemaker.training.job import Limits, attempt_name, short_digest
 from sf_sagemaker.training.platform import FailureKind, JobDescription, JobStatus, LogLine, Pacing
@@ -42,7 +42,6 @@ _NAME_LIMIT = 63  # CreateTransformJob, SageMaker API reference: TransformJobNam
 _JSON, _JSON_LINES = "application/json", "application/jsonlines"
 _USE = "transform job usage"  # as Service Quotas calls it
 _SETTING = "predictions.transform.instance_type"
-_TIMEOUT_SECONDS = 3600  # for one request, the longest there is: a language model may need it
 _RETRIES = 3
 _PACING = Pacing(poll=15.0, longest_poll=60.0, settle=10.0, retry=60.0)
 
@@ -108,8 +107,12 @@ class TransformJob:
 
     @property
     def digest(self) -> str:
-        """Ten hex digits over everything that decides the result."""
-        return short_digest({"model": self.sagemaker_model, "rows": self.export.digest})
+        """Ten hex digits over everything that decides the result.
+
+        Of the rows it is the folder, for it decides their order: the numbers in a job's output mean
+        the rows of the export that it read, and of no other one.
+        """
+        return short_digest({"model": self.sagemaker_model, "rows": self.export.folder})
 
     def name(self, attempt: int) -> str:
         """The name of the job's attempt, from 1."""
@@ -163,7 +166,7 @@ def transform_request(
         "MaxConcurrentTransforms": options.max_concurrent,
         "MaxPayloadInMB": options.max_payload_mb,
         "ModelClientConfig": {
-            "InvocationsTimeoutInSeconds": _TIMEOUT_SECONDS,
+            "InvocationsTimeoutInSeconds": SERVER_TIMEOUT_SECONDS,
             "InvocationsMaxRetries": _RETRIES,
         },
         "BatchStrategy": "SingleRecord" if job.bodies else "MultiRecord",

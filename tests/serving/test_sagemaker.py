@@ -15,9 +15,18 @@ import pytest
 
 from locations import REPOSITORY
 from serving.models import ROW
-from serving.sagemaker_site import AT_ONCE, BUCKET, CANARY, ServingSite, options, serving_site
+from serving.sagemaker_site import (
+    AT_ONCE,
+    BUCKET,
+    CANARY,
+    ServingSite,
+    host_of,
+    options,
+    serving_site,
+)
+from sf_sagemaker.aws import Aws
 from sf_sagemaker.containers.serving.golden import golden_request
-from sf_sagemaker.serving.endpoint import Approval, EndpointState, ServedModel
+from sf_sagemaker.serving.endpoint import Approval, EndpointState, ServedModel, endpoint_name
 from sf_sagemaker.serving.errors import (
     ApprovalPending,
     DeploymentFailed,
@@ -28,6 +37,8 @@ from sf_sagemaker.serving.errors import (
     RolledBack,
 )
 from sf_sagemaker.serving.hosting import AlarmRules, Hosting, Instances, Rollout, Serverless
+from sf_sagemaker.serving.sagemaker import EndpointPacing, SageMakerEndpointHost
+from sf_sagemaker.serving.sagemaker_model import SageMakerModels
 from standins.sagemaker.quotas import ENDPOINT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
@@ -304,6 +315,20 @@ def test_a_serverless_endpoint(site: ServingSite) -> None:
     assert site.service.calls.count("PutMetricAlarm") == 0
 
 
+def test_a_serverless_endpoint_has_no_network(site: ServingSite) -> None:
+    models = SageMakerModels(
+        Aws(),
+        site.models.storage,
+        site.service.role_arn,
+        site.artifacts.fetch,
+        subnets=("subnet-1",),
+        security_groups=("sg-1",),
+    )
+    with pytest.raises(InvalidEndpoint, match="no serverless endpoints in a VPC"):
+        host_of(models).deploy("houses", site.model(1), options(Hosting(machines=Serverless())))
+    assert list(site.service.calls) == []
+
+
 DEPLOYING = """
 import sys
 from pathlib import Path
@@ -352,6 +377,28 @@ def test_answers_that_get_lost_change_nothing(site: ServingSite, operation: str)
     assert deployed.description.version == model.label
     packages = [it.request["ModelPackageDescription"] for it in site.service.packages["houses"]]
     assert packages.count(f"Training job {model.training_job}") == 1
+
+
+def test_an_update_that_another_run_makes_just_then_is_no_rollback(site: ServingSite) -> None:
+    site.host.deploy("houses", site.model(1), options())
+    for version in (2, 3):
+        site.models.ensure_model(site.model(version))
+    site.service.calls.clear()
+    slow = SageMakerEndpointHost(
+        site.models, pacing=EndpointPacing(poll=4, longest_poll=4, patience=5)
+    )
+    first, failed = in_background(lambda: slow.deploy("houses", site.model(2), options()))
+    endpoint = site.service.endpoints["houses"]
+    while site.service.calls.count("UpdateEndpoint") == 0 and first.is_alive():
+        time.sleep(0.02)
+    endpoint.wait_for(lambda it: it.statuses[-1] == "InService")
+    site.service.settings.endpoint_seconds = 6
+    site.host.deploy("houses", site.model(3), options())
+    first.join()
+    [error] = failed
+    assert not isinstance(error, RolledBack)
+    assert "meanwhile" in str(error)
+    assert f"Version {site.model(3).label} answers" in str(error)
 
 
 def test_polls_that_are_throttled_are_made_again(site: ServingSite) -> None:
@@ -414,6 +461,17 @@ def test_earlier_configurations_go_but_for_the_one_before(site: ServingSite) -> 
     assert len(found) == 2
     serving = site.service.endpoints["houses"].config_name
     assert found[-1] == serving or found[0] == serving
+
+
+def test_earlier_configurations_of_a_long_name_go_too(site: ServingSite) -> None:
+    model = "what_a_house_would_have_been_sold_for_had_it_been_sold_then"
+    name = endpoint_name(model)
+    for version in (1, 2, 3):
+        site.host.deploy(name, site.model(version, of=model), options())
+    found = [one for one in site.service.endpoints.configs() if one.startswith("what-a-house")]
+    site.host.stop(name)
+    assert len(found) == 2
+    assert all(len(one) <= 63 for one in found)
 
 
 def test_stop_leaves_nothing(site: ServingSite) -> None:

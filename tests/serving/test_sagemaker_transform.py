@@ -150,6 +150,22 @@ def test_output_that_is_gone_is_computed_again(site: TransformSite) -> None:
     assert len(jobs(site)) == 2
 
 
+def test_rows_that_were_exported_again_have_a_job_of_their_own(site: TransformSite) -> None:
+    """Its output has the numbers of rows, which are others where their order is another."""
+    site.transform()
+    keys = [key for key in site.storage.list("transforms") if key.endswith(".parquet")]
+    site.storage.delete(keys[0])
+    site.sql("create or replace table analytics.houses as from analytics.houses order by lot desc")
+    again = site.transform()
+    found = site.table("sale_id, prediction")
+    site.here()
+    assert [row[1] for row in found] == pytest.approx(
+        [row[1] for row in site.table("sale_id, prediction")], rel=1e-6
+    )
+    assert again.job is not None
+    assert not again.job.adopted
+
+
 def test_calls_that_are_throttled_are_tried_again(site: TransformSite) -> None:
     for operation in (
         "CreateModel",

@@ -33,7 +33,8 @@ _TYPES = (JSON, JSON_LINES)
 class LanguageModelHandler:
     """Answers requests with one model. One thread at a time.
 
-    With `batch`, requests are those of a batch transform, which may be larger and take longer.
+    With `batch`, requests are those of a batch transform, which may be larger and take longer. There
+    a prompt may be empty, or null: refusing one row would fail the job of all of them.
     """
 
     inline_bytes = 0
@@ -56,11 +57,12 @@ class LanguageModelHandler:
             names = (_PROMPT, _COMPLETION) if _COMPLETION in row else (_PROMPT,)
             check_names(number, row, names)
             for name in names:
-                _check_text(number, name, row[name])
+                if not (self._batch and name == _PROMPT and _is_empty(row[name])):
+                    _check_text(number, name, row[name])
         predictions: list[dict[str, Any]] = []
         for start in range(0, len(rows), MAX_INSTANCES):
             part = rows[start : start + MAX_INSTANCES]
-            answered = self._predictions([row[_PROMPT].strip() for row in part])
+            answered = self._predictions([_prompt(row) for row in part])
             self._add_losses(part, answered)
             predictions += answered
         return to_json(predictions, answer_in), answer_in
@@ -87,7 +89,7 @@ class LanguageModelHandler:
             return
         try:
             losses = self.model.completion_loss(
-                [rows[number][_PROMPT].strip() for number in completed],
+                [_prompt(rows[number]) for number in completed],
                 [rows[number][_COMPLETION].strip() for number in completed],
             )
         except OverlongCompletion as error:
@@ -96,8 +98,16 @@ class LanguageModelHandler:
             predictions[number]["loss"] = finite(loss)
 
 
+def _prompt(row: Mapping[str, Any]) -> str:
+    return (row[_PROMPT] or "").strip()
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def _check_text(number: int, name: str, value: object) -> None:
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or _is_empty(value):
         raise RequestRefused(f"row {number}: {name!r} is {excerpt(value)}: expected a text")
     try:
         value.encode()

@@ -91,6 +91,16 @@ def test_more_rows_than_are_answered_in_time_and_other_types(handler: LanguageMo
         handler.answer(PROMPT.encode(), "text/csv", "")
 
 
+def test_a_row_without_a_prompt_fails_no_batch(handler: LanguageModelHandler) -> None:
+    batch = LanguageModelHandler(handler.model, batch=True)
+    empty, missing, asked = ask(batch, {"prompt": " "}, {"prompt": None}, {"prompt": PROMPT})
+    assert empty == missing
+    assert empty["prediction"] == handler.model.predict([""])[0]
+    assert asked["prediction"] == ask(handler, {"prompt": PROMPT})[0]["prediction"]
+    with pytest.raises(RequestRefused, match="'prompt' is 5: expected a text"):
+        ask(batch, {"prompt": 5})
+
+
 def test_a_batch_transform_sends_lines_and_more_of_them(handler: LanguageModelHandler) -> None:
     batch = LanguageModelHandler(handler.model, batch=True)
     rows = [{"prompt": PROMPT}] * MAX_INSTANCES + [{"prompt": f"{PROMPT} again"}]
