@@ -16,7 +16,12 @@ import dagster as dg
 from sf_sagemaker.components.attributes import Compute
 from sf_sagemaker.components.autopilot_attributes import Autopilot
 from sf_sagemaker.components.autopilot_report import autopilot_report
-from sf_sagemaker.components.trained_model import ModelKind, PartitionDataset, Trainer
+from sf_sagemaker.components.trained_model import (
+    ModelKind,
+    PartitionDataset,
+    Trainer,
+    check_test_rows,
+)
 from sf_sagemaker.lifecycle.answers import AnswerScorer
 from sf_sagemaker.periods import parse_duration
 from sf_sagemaker.training.autopilot_data import ChannelName, Rows, prepare_data
@@ -26,7 +31,7 @@ from sf_sagemaker.training.holding import RunHold
 from sf_sagemaker.training.job import RUN_TAG, Limits
 from sf_sagemaker.training.platform import LogLine
 from sf_sagemaker.training.run import JobResult, run_job
-from sf_sagemaker.warehouse.dataset import DatasetSpec, Manifest, Split
+from sf_sagemaker.warehouse.dataset import DatasetSpec, Split
 from sf_sagemaker.warehouse.manifests import split_batches
 
 if TYPE_CHECKING:
@@ -49,7 +54,7 @@ def autopilot_kind(spec: DatasetSpec, autopilot: Autopilot, compute: Compute) ->
         kinds=frozenset({"sagemaker"}),
         check_description="On the test split, the model gives the right answer more often than the "
         "commonest answer is right.",
-        check_dataset=_any_dataset,
+        check_dataset=check_test_rows,
         report=partial(autopilot_report, scorer),
         scorer=scorer,
         platform=PLATFORM,
@@ -163,7 +168,3 @@ class _Trainer:
 
 def _rows(dataset: PartitionDataset, split: Split) -> Rows:
     return lambda: split_batches(dataset.storage, dataset.manifest, dataset.folder, split, _COLUMNS)
-
-
-def _any_dataset(manifest: Manifest) -> None:
-    """What Autopilot doesn't take is found when the rows are read for it."""

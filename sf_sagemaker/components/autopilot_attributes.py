@@ -5,6 +5,7 @@ from pydantic import Field, field_validator, model_validator
 from sf_sagemaker.components.component import Attributes, within
 from sf_sagemaker.periods import parse_duration
 from sf_sagemaker.training.autopilot_models import BASE_MODELS, DEFAULT_BASE_MODEL, needs_eula
+from sf_sagemaker.training.sagemaker_image import has_gpus
 
 
 class AutopilotInference(Attributes):
@@ -26,6 +27,8 @@ class AutopilotInference(Attributes):
     def _is_instance_type(cls, value: str) -> str:
         if not value.startswith("ml.") or value.count(".") != 2:
             raise ValueError("not a SageMaker instance type, such as ml.g5.12xlarge")
+        if not has_gpus(value):
+            raise ValueError("has no GPU, which the models need: such as ml.g5.12xlarge")
         return value
 
 

@@ -119,7 +119,7 @@ class FineTunedLLM(ModelComponent):
     The source has the columns `prompt`, what the model is asked, and `completion`, the right answer.
     Gives the assets `sampled_training_dataset`, `fine_tuned_llm`, `evaluation`, `champion` and
     `decay_curve` of its name, their checks, the jobs `<name>_training` and `<name>_update`, and what
-    starts them. Needs the project's extra `llm`.
+    starts them. The container program needs the project's extra `llm`.
     """
 
     method: Literal["training_job", "autopilot"] = Field(

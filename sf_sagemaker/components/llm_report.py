@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from sf_sagemaker.components import plots
-from sf_sagemaker.components.trained_model import CHECK, ModelKind, PartitionDataset, Report
+from sf_sagemaker.components.trained_model import (
+    CHECK,
+    ModelKind,
+    PartitionDataset,
+    Report,
+    check_test_rows,
+)
 from sf_sagemaker.lifecycle.measures import TextMetric
 from sf_sagemaker.lifecycle.scorers import LanguageModelScorer
 from sf_sagemaker.lifecycle.text_baselines import (
@@ -20,7 +26,7 @@ from sf_sagemaker.lifecycle.text_baselines import (
     fit_word_model,
     score_answers,
 )
-from sf_sagemaker.warehouse.dataset import DatasetSpec, Manifest
+from sf_sagemaker.warehouse.dataset import DatasetSpec
 
 if TYPE_CHECKING:
     from sf_sagemaker.containers.llm.model_card import ModelCard
@@ -38,14 +44,10 @@ def llm_kind(spec: DatasetSpec, metric: TextMetric) -> ModelKind:
         kinds=frozenset({"huggingface", "pytorch", "sagemaker"}),
         check_description="On the test split, the model gives the right answer more often than the "
         "commonest answer is right, and than the base model that is told the answers.",
-        check_dataset=_any_dataset,
+        check_dataset=check_test_rows,
         report=_report,
         scorer=LanguageModelScorer(spec, metric),
     )
-
-
-def _any_dataset(manifest: Manifest) -> None:
-    """Every dataset that was exported has the columns that the report needs."""
 
 
 def _report(artifact: Path, dataset: PartitionDataset) -> Report:
@@ -91,7 +93,8 @@ def _metadata(card: "ModelCard", comparisons: Scores) -> dict[str, Any]:
         metadata["confusion_matrix"] = plots.confusion_matrix(
             confusion["actual"], confusion["given"], confusion["counts"]
         )
-    for name, scores in {**comparisons, "validation": card.metrics["validation"]}.items():
+    # Without validation rows there are no figures of theirs.
+    for name, scores in {**comparisons, "validation": card.metrics.get("validation", {})}.items():
         metadata |= {f"{name}_{metric}": value for metric, value in scores.items()}
     for split, unseen in card.unseen_completions.items():
         metadata[f"{split}_rows_of_unseen_answers"] = sum(unseen.values())

@@ -51,6 +51,12 @@ class DatasetMissing(SfSagemakerError):
     """A partition without a committed dataset of the present configuration."""
 
 
+class NoTestRows(SfSagemakerError):
+    """A dataset on whose test split no model can be scored."""
+
+    permanent = True
+
+
 class TrainedModelConfig(dg.Config):
     """Run configuration of a model."""
 
@@ -333,6 +339,16 @@ def trained_model(
             return materialize_each(context, train, parallel=compute.parallel_jobs)
 
     return trained_model
+
+
+def check_test_rows(manifest: Manifest) -> None:
+    """Raises NoTestRows for a dataset whose test split is empty."""
+    if not manifest.rows("test"):
+        raise NoTestRows(
+            f"the test split of {manifest.model} for {manifest.partition} has none of its "
+            f"{manifest.rows():,} rows, so nothing would tell what its model is worth: raise "
+            "sample.splits.test, or lengthen sample.window"
+        )
 
 
 def model_code_version(method: Method) -> str:

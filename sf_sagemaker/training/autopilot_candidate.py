@@ -25,6 +25,11 @@ class InferenceContainer(_Value):
     model_data_url: str
     environment: Mapping[str, str] = {}
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether the model's files lie as they are, and in no archive."""
+        return self.model_data_url.endswith("/")
+
 
 class CandidateMetric(_Value):
     """A metric by the name of the API: Perplexity, ValidationLoss, TrainingLoss, Rouge1, …"""

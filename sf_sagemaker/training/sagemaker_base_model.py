@@ -28,10 +28,11 @@ def give_base_model(
     Raises BaseModelRefused, and AwsError.
     """
     if name.kind in ("folder", "package"):
+        how = " (step 7 of docs/production.md has the commands)" if name.kind == "package" else ""
         raise BaseModelRefused(
             f"base_model is {name.text!r}, which is on this machine, and a SageMaker job can't read it: "
             "copy the model's config.json, tokenizer files and *.safetensors to a prefix in S3 and name "
-            "that (s3://bucket/prefix), or a hub id, or jumpstart:<model id>"
+            f"that, s3://bucket/prefix{how}, or a hub id, or jumpstart:<model id>"
         )
     if name.kind == "s3":
         return _from_s3(aws, name)

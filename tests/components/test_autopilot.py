@@ -349,6 +349,8 @@ def test_locally_it_is_an_error_when_it_is_built(tmp_path: Path) -> None:
          "more than the whole job may take"),
         ("epochs: 3", "inference: {instance_type: g5}", "autopilot.inference.instance_type",
          "not a SageMaker instance type"),
+        ("epochs: 3", "inference: {instance_type: ml.m5.xlarge}", "autopilot.inference.instance_type",
+         "has no GPU"),
         ("max_cost: 30,", "max_cost: 30, instance_type: ml.g5.xlarge,", "compute.instance_type",
          "Autopilot chooses instances"),
         ("max_cost: 30,", "max_cost: 30, spot: true,", "compute.spot", "method: training_job"),

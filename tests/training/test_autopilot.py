@@ -23,7 +23,7 @@ from sf_sagemaker.serving.autopilot_answers import AskingOptions, AutopilotAnswe
 from sf_sagemaker.serving.sagemaker_model import SageMakerModels
 from sf_sagemaker.serving.sagemaker_transform import SageMakerTransforms
 from sf_sagemaker.training.autopilot import INSTANCES, AutopilotPlatform
-from sf_sagemaker.training.autopilot_candidate import Candidate
+from sf_sagemaker.training.autopilot_candidate import Candidate, InferenceContainer
 from sf_sagemaker.training.autopilot_data import prepare_data
 from sf_sagemaker.training.autopilot_errors import AUTOML, AutoMLJobFailed, AutoMLJobStopped
 from sf_sagemaker.training.autopilot_job import AutopilotJob
@@ -398,6 +398,8 @@ def test_a_model_is_asked_and_answers_from_what_it_was_trained_on(
     ask = asking.on_behalf_of(hold, options).of(artifact)
     assert ask(prompts) == ["shutdown", "abort", "shutdown"]
     assert ask([]) == []
+    assert ask(["", ""]) == ["", ""]
+    assert ask(["", *prompts]) == ["", "shutdown", "abort", "shutdown"]
     assert ask(prompts) == ["shutdown", "abort", "shutdown"]
     assert site.service.calls.count("CreateTransformJob") == 1  # of the same prompts
     assert len(set(hold.taken)) == 1
@@ -405,6 +407,26 @@ def test_a_model_is_asked_and_answers_from_what_it_was_trained_on(
     site.service.jobs.remove_artifact(str(site.service.automl[result.name].training_job))
     with pytest.raises(NotAnswered, match=r"gives no answers|can't be served"):
         ask(["another question"])
+
+
+def test_a_model_in_a_folder_is_told_before_anything_is_created(site: Site, tmp_path: Path) -> None:
+    image = InferenceContainer(image="any", model_data_url="s3://models/candidate/")
+    Candidate(job="triage-1", name="c", base_model="Mistral7B", containers=(image,)).write(
+        tmp_path / "candidate"
+    )
+    asking = AutopilotAnswers(
+        SageMakerTransforms(site.aws, site.storage, site.service.role_arn, pacing=PACING),
+        SageMakerModels(
+            site.aws, site.storage, site.service.role_arn, site.platform.fetch_artifact
+        ),
+    )
+    options = AskingOptions(site.model, "ml.g5.12xlarge", 8)
+    ask = asking.on_behalf_of(Hold(), options).of(tmp_path / "candidate")
+    with pytest.raises(
+        NotAnswered, match=r"its model as a folder .*batch transform jobs read archives"
+    ):
+        ask(["a question"])
+    assert not {"CreateModel", "CreateTransformJob"} & set(site.service.calls)
 
 
 def test_a_service_that_is_away_is_no_answer(site: Site) -> None:

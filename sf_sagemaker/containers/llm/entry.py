@@ -23,7 +23,7 @@ def main(environment: Environment, stop: StopSignal) -> None:
         from sf_sagemaker.containers.llm.processes import (
             count_processes,
             is_member,
-            joined_group,
+            join_group,
             run_processes,
         )
         from sf_sagemaker.containers.llm.train import train
@@ -31,8 +31,7 @@ def main(environment: Environment, stop: StopSignal) -> None:
     if count > 1 and not is_member():
         run_processes(count, stop)
         return
-    with joined_group() as group:
-        train(environment, stop, group)
+    train(environment, stop, join_group())
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def encode(
     A longer prompt loses tokens before its last eight: the end holds the question, and what stands
     before it is the end of the text that is asked about. Raises OverlongCompletion.
     """
-    prompts = tokenizer([example.prompt for example in examples])["input_ids"] if examples else []
+    prompts = encode_prompts([example.prompt for example in examples], tokenizer)
     encoded = []
     for example, prompt in zip(examples, prompts, strict=True):
         completion = encode_completion(example.completion, tokenizer)
@@ -96,6 +96,16 @@ def encode(
             )
         encoded.append(Encoded(cut_prompt(prompt, room), completion, len(prompt) > room))
     return encoded
+
+
+def encode_prompts(
+    prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase"
+) -> list[Sequence[int]]:
+    """Prompts in tokens. An empty one is the token that ends a text: a model needs one to go on from."""
+    if not prompts:
+        return []
+    end = cast(int, tokenizer.eos_token_id)
+    return [ids or [end] for ids in tokenizer(list(prompts))["input_ids"]]
 
 
 def encode_completion(completion: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:

@@ -34,6 +34,7 @@ from sf_sagemaker.containers.llm.examples import (
     cut_prompt,
     encode,
     encode_completion,
+    encode_prompts,
     instructed,
 )
 from sf_sagemaker.containers.llm.model_card import GoldenRow, ModelCard
@@ -138,9 +139,7 @@ class LanguageModel:
         self.card.write(folder)
 
     def _encode(self, prompts: Sequence[str], room: int) -> list[tuple[int, ...]]:
-        if not prompts:
-            return []
-        return [cut_prompt(ids, room) for ids in self.tokenizer(list(prompts))["input_ids"]]
+        return [cut_prompt(ids, room) for ids in encode_prompts(prompts, self.tokenizer)]
 
 
 def load_base(
@@ -154,7 +153,9 @@ def load_base(
     logging.disable_progress_bar()
     on_gpu = torch.cuda.is_available()
     if precision == "auto":
-        precision = "bfloat16" if on_gpu and torch.cuda.is_bf16_supported() else "float32"
+        # Older GPUs only emulate it.
+        has_bfloat16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bfloat16" if has_bfloat16 else "float32"
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     if not on_gpu:
         check_memory(base, precision)

@@ -6,12 +6,12 @@ that failed. Each process trains on a part of every batch.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -81,6 +81,11 @@ class Group:
             parameter.grad = values.view_as(parameter).clone()
         return total.reshape(())
 
+    def leave(self) -> None:
+        """Ends the group, in all processes at the same point: with NCCL they wait for one another."""
+        if self.size > 1:
+            torch.distributed.destroy_process_group()
+
 
 @dataclass(frozen=True)
 class _Place:
@@ -102,12 +107,10 @@ def count_processes(environment: Environment) -> int:
     return max(1, torch.cuda.device_count() if found is None else found)
 
 
-@contextmanager
-def joined_group() -> Iterator[Group]:
+def join_group() -> Group:
     """The group that this process belongs to; alone, it is one of its own."""
     if not is_member():
-        yield Group()
-        return
+        return Group()
     place = _Place(**json.loads(os.environ[_PLACE]))
     on_gpus = torch.cuda.is_available()
     if on_gpus:
@@ -119,8 +122,7 @@ def joined_group() -> Iterator[Group]:
         world_size=place.size,
         timeout=_PATIENCE,
     )
-    yield Group(place.rank, place.size)
-    torch.distributed.destroy_process_group()
+    return Group(place.rank, place.size)
 
 
 def run_processes(count: int, stop: StopSignal) -> None:
@@ -175,13 +177,18 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], stop: StopSignal, folder
 
 
 def _reason(codes: Mapping[int, int | None], stop: StopSignal, folder: Path) -> str:
-    """What the process that failed first said; what others say is mostly that they miss it."""
+    """What the process that failed first said; what others say is mostly that they miss it.
+
+    One that was killed says nothing, and is the reason whatever others say.
+    """
     written = [path for rank in codes if (path := _failure(folder, rank)).exists()]
-    if written:
+    killed = [rank for rank, code in codes.items() if code == -signal.SIGKILL]
+    if written and (stop.requested or not killed):
         return min(written, key=lambda path: path.stat().st_mtime_ns).read_text()
     if stop.requested:
         return "stopped by SIGTERM before the training was done: no model was written"
-    rank, code = next((rank, code) for rank, code in codes.items() if code)
+    failed = killed or [rank for rank, code in codes.items() if code]
+    rank, code = failed[0], codes[failed[0]] or 0
     how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
     return (
         f"process {rank + 1} of {len(codes)} {how} and gave no reason: where the log has none either, "

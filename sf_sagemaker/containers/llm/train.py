@@ -124,6 +124,7 @@ def _train(
         stop=stop,
         group=group,
     )
+    group.leave()
     if not group.leads:
         return
     reporter.info(f"trained {tuned.steps} steps in {time.monotonic() - started:.0f} s")

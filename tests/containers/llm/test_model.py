@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sf_sagemaker.containers.errors import GoldenRowMismatch, ModelUnusable, VersionMismatch
 from sf_sagemaker.containers.llm import model as model_module
-from sf_sagemaker.containers.llm.base_model import BaseModelMismatch
-from sf_sagemaker.containers.llm.model import NoFixedAnswers, load_model
+from sf_sagemaker.containers.llm.base_model import BaseModelMismatch, find_base_model
+from sf_sagemaker.containers.llm.model import NoFixedAnswers, load_base, load_model
 from sf_sagemaker.containers.model_card import InvalidModelCard
 
 
@@ -55,6 +56,17 @@ def test_nothing_asked_is_nothing_answered(trained):
     assert model.generate([]) == []
 
 
+def test_an_empty_prompt_is_asked_as_the_start_of_a_text(trained):
+    model = load_model(trained)
+    probabilities = model.answer_probabilities([""])
+    np.testing.assert_allclose(probabilities.sum(1), 1)
+    assert model.predict(["", ""]) == model.predict([str(model.tokenizer.eos_token)]) * 2
+    assert len(model.generate([""])) == 1
+    # what stands beside it in a batch changes nothing
+    losses = model.completion_loss(["", "Remark: retd. Effect:"], ["landing", "landing"])
+    assert losses[0] == pytest.approx(model.completion_loss([""], ["landing"])[0], rel=1e-4)
+
+
 def test_another_base_is_refused(copy, tiny_base, tmp_path):
     other = Path(shutil.copytree(tiny_base, tmp_path / "other"))
     config = json.loads((other / "config.json").read_text())
@@ -90,6 +102,28 @@ def test_a_base_that_is_larger_than_the_memory_is_not_loaded(trained, monkeypatc
         load_model(trained)
     monkeypatch.setattr(model_module, "_free_memory", lambda: 2**28)
     assert load_model(trained).card.precision == "float32"
+
+
+@pytest.mark.parametrize(("native", "precision"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_bfloat16_is_not_taken_from_gpus_that_only_emulate_it(
+    tiny_base, monkeypatch, native: bool, precision: torch.dtype
+):
+    """No GPU is here: its presence is pretended, and the weights stay with the CPU."""
+    load = model_module.AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: including_emulation or native,
+    )
+    monkeypatch.setattr(
+        model_module.AutoModelForCausalLM,
+        "from_pretrained",
+        lambda folder, **options: load(folder, **{**options, "device_map": None}),
+    )
+    loaded, _ = load_base(find_base_model(str(tiny_base)))
+    assert loaded.dtype is precision
 
 
 def test_free_memory_is_some_of_this_machine_s():

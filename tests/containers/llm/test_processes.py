@@ -142,6 +142,15 @@ if json.loads(os.environ["SF_SAGEMAKER_PROCESS"])["rank"] == 2:
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
+KILLED = """
+import json, os, pathlib, signal, sys, time
+place = json.loads(os.environ["SF_SAGEMAKER_PROCESS"])
+if place["rank"] == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+pathlib.Path(os.environ["SF_SAGEMAKER_FAILURE_FILE"]).write_text("connection closed by peer")
+sys.exit(1)
+"""
+
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -163,6 +172,12 @@ def test_a_killed_process_is_told_of(script) -> None:
     script(DYING)
     with pytest.raises(ProcessFailed, match="process 3 of 3 was killed by signal 9"):
         run_processes(3, StopSignal())
+
+
+def test_what_others_say_of_a_killed_process_is_not_the_reason(script) -> None:
+    script(KILLED)
+    with pytest.raises(ProcessFailed, match="process 2 of 2 was killed by signal 9"):
+        run_processes(2, StopSignal())
 
 
 def test_nobody_is_left_behind(script, tmp_path: Path) -> None:
