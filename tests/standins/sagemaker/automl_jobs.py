@@ -21,6 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from standins.sagemaker import automl_container
 from standins.sagemaker.aws_state import AwsState, S3Location
 from standins.sagemaker.faults import Faults
+from standins.sagemaker.jobs import Jobs
 from standins.sagemaker.models import check_role
 from standins.sagemaker.requests import ApiError, Operations, Request, ValidationError
 from standins.sagemaker.runner import Surroundings
@@ -160,7 +161,7 @@ class AutoMLJob:
         }
 
 
-class AutoMLJobs:
+class AutoMLJobs(Jobs[AutoMLJob]):
     """All AutoML jobs of an account. Names are used once, whatever their case.
 
     `containers_in` is where a candidate has its containers: the API has two places for them.
@@ -169,14 +170,12 @@ class AutoMLJobs:
     def __init__(
         self, around: Surroundings, state: AwsState, faults: Faults, training: TrainingJobs
     ) -> None:
+        super().__init__("AutoML job", cased=False)
         self.containers_in = "InferenceContainers"
         self._around = around
         self._state = state
         self._faults = faults
         self._training = training
-        self._lock = threading.Lock()
-        self._jobs: dict[tuple[str, str], AutoMLJob] = {}
-        self._threads: list[threading.Thread] = []
 
     def operations(self) -> Operations:
         return {
@@ -188,27 +187,6 @@ class AutoMLJobs:
             },
         }
 
-    def __getitem__(self, name: str) -> AutoMLJob:
-        for job in self.all():
-            if job.name == name:
-                return job
-        raise KeyError(f"no AutoML job {name!r}: {', '.join(job.name for job in self.all())}")
-
-    def __len__(self) -> int:
-        return len(self.all())
-
-    def all(self) -> list[AutoMLJob]:
-        """In the order of their creation."""
-        with self._lock:
-            return list(self._jobs.values())
-
-    def wait(self, name: str, timeout: float = 60.0) -> AutoMLJob:
-        """The job once it has ended. Raises TimeoutError."""
-        job = self[name]
-        if not job.finished.wait(timeout):
-            raise TimeoutError(f"{name} is {job.status} ({job.secondary}) after {timeout} s")
-        return job
-
     def hold(self, name: str) -> None:
         """Lets the training of a job, also of one to come, wait until it is released."""
         hold_file(self._around, name).touch()
@@ -216,34 +194,12 @@ class AutoMLJobs:
     def release(self, name: str) -> None:
         hold_file(self._around, name).unlink()
 
-    def close(self) -> None:
-        """Waits for the threads of jobs, which end because the service is closing."""
-        with self._lock:
-            threads = list(self._threads)
-        for thread in threads:
-            thread.join()
-
     def _create(self, request: Request) -> Mapping[str, Any]:
         job = AutoMLJob(
             dict(request.parameters), request.region, self._state.account, self.containers_in
         )
         self._check(job)
-        key = (job.region, job.name.lower())
-        with self._lock:
-            if key in self._jobs:
-                raise ApiError(
-                    "ResourceInUse",
-                    "AutoML Job names must be unique within an AWS account and region, and an "
-                    f"AutoML job with this name already exists ({job.arn})",
-                )
-            self._jobs[key] = job
-            thread = threading.Thread(
-                target=_Runner(job, self._around, self._training).run,
-                name=f"job {job.name}",
-                daemon=True,
-            )
-            self._threads = [old for old in self._threads if old.is_alive()] + [thread]
-            thread.start()
+        self._start(job, _Runner(job, self._around, self._training).run)
         return {"AutoMLJobArn": job.arn}
 
     def _stop(self, request: Request) -> Mapping[str, Any]:
@@ -259,8 +215,7 @@ class AutoMLJobs:
 
     def _find(self, request: Request) -> AutoMLJob:
         name = request.parameters["AutoMLJobName"]
-        with self._lock:
-            job = self._jobs.get((request.region, name.lower()))
+        job = self._known(request.region, name)
         hidden = self._around.settings.hidden_seconds
         if job is None or time.monotonic() - job.created_clock < hidden:
             raise ApiError("ResourceNotFound", f"Could not find AutoML job with name {name}")

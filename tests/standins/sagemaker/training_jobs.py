@@ -1,13 +1,14 @@
 """The operations on training jobs: CreateTrainingJob, DescribeTrainingJob, and their kin."""
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from standins.sagemaker.aws_state import AwsState, S3Location
 from standins.sagemaker.faults import Faults
+from standins.sagemaker.jobs import Jobs
 from standins.sagemaker.quotas import Quotas
 from standins.sagemaker.requests import ApiError, Operations, Request, ValidationError
 from standins.sagemaker.runner import Surroundings, run_job
@@ -21,19 +22,17 @@ _SORT_KEYS: Mapping[str, Callable[[TrainingJob], Any]] = {
 }
 
 
-class TrainingJobs:
+class TrainingJobs(Jobs[TrainingJob]):
     """All training jobs of an account, by region and name. Names are used once."""
 
     def __init__(
         self, around: Surroundings, state: AwsState, faults: Faults, quotas: Quotas
     ) -> None:
+        super().__init__("training job")
         self._around = around
         self._state = state
         self._faults = faults
         self._quotas = quotas
-        self._lock = threading.Lock()
-        self._jobs: dict[tuple[str, str], TrainingJob] = {}
-        self._threads: list[threading.Thread] = []
 
     def operations(self) -> Operations:
         return {
@@ -47,28 +46,6 @@ class TrainingJobs:
 
     # For tests
 
-    def __getitem__(self, name: str) -> TrainingJob:
-        """The job of that name, in whatever region."""
-        for job in self.all():
-            if job.name == name:
-                return job
-        raise KeyError(f"no training job {name!r}: {', '.join(job.name for job in self.all())}")
-
-    def __len__(self) -> int:
-        return len(self.all())
-
-    def all(self) -> list[TrainingJob]:
-        """In the order of their creation."""
-        with self._lock:
-            return list(self._jobs.values())
-
-    def wait(self, name: str, timeout: float = 60.0) -> TrainingJob:
-        """The job once it has ended. Raises TimeoutError."""
-        job = self[name]
-        if not job.finished.wait(timeout):
-            raise TimeoutError(f"{name} is {job.status} ({job.secondary}) after {timeout} s")
-        return job
-
     def interrupt(self, name: str) -> None:
         """Takes the spot instances away from a job that trains."""
         self[name].interruption.set()
@@ -77,21 +54,13 @@ class TrainingJobs:
         """Deletes the job and all that the service knows of it, whatever its state."""
         job = self[name]
         job.stop_requested.set()
-        with self._lock:
-            del self._jobs[job.region, name]
+        self._remove(job)
 
     def remove_artifact(self, name: str) -> None:
         """Deletes the model.tar.gz of a job that has one."""
         artifact = self[name].artifact
         assert artifact is not None, f"{name} has no artifact"
         self._state.remove_object(S3Location.parse(artifact))
-
-    def close(self) -> None:
-        """Waits for the threads of jobs, which end because the service is closing."""
-        with self._lock:
-            threads = list(self._threads)
-        for thread in threads:
-            thread.join()
 
     # Operations
 
@@ -100,20 +69,11 @@ class TrainingJobs:
         job = TrainingJob(dict(request.parameters), request.region, self._state.account)
         if job.spot:
             job.spot_share = self._around.settings.spot_share
-        with self._lock:
-            if (job.region, job.name) in self._jobs:
-                raise ApiError(
-                    "ResourceInUse",
-                    "Training job names must be unique within an AWS account and region, and a "
-                    f"training job with this name already exists ({job.arn})",
-                )
-            self._quotas.check(job, [j for j in self._jobs.values() if j.region == job.region])
-            self._jobs[job.region, job.name] = job
-            thread = threading.Thread(
-                target=run_job, args=(job, self._around), name=f"job {job.name}", daemon=True
-            )
-            self._threads = [old for old in self._threads if old.is_alive()] + [thread]
-            thread.start()
+        self._start(
+            job,
+            partial(run_job, job, self._around),
+            lambda others: self._quotas.check(job, [j for j in others if j.region == job.region]),
+        )
         return {"TrainingJobArn": job.arn}
 
     def _describe(self, request: Request) -> Mapping[str, Any]:
@@ -135,8 +95,7 @@ class TrainingJobs:
                 f"The training job {job.arn} is {job.status}, or keeps a warm pool: "
                 "it can't be deleted",
             )
-        with self._lock:
-            del self._jobs[job.region, job.name]
+        self._remove(job)
         return {}
 
     def _update(self, request: Request) -> Mapping[str, Any]:
@@ -163,8 +122,7 @@ class TrainingJobs:
         return page | {"NextToken": str(end)} if end < len(jobs) else page
 
     def _find(self, request: Request) -> TrainingJob:
-        with self._lock:
-            job = self._jobs.get((request.region, request.parameters["TrainingJobName"]))
+        job = self._known(request.region, request.parameters["TrainingJobName"])
         if job is None or not self._shown(job):
             raise ValidationError("Requested resource not found.")
         return job

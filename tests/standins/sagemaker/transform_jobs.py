@@ -22,10 +22,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from standins.sagemaker.aws_state import AwsState, S3Location
 from standins.sagemaker.faults import Faults, JobFault
+from standins.sagemaker.jobs import Jobs
 from standins.sagemaker.json_path import select
 from standins.sagemaker.models import Models
 from standins.sagemaker.quotas import TRANSFORM, Quotas
-from standins.sagemaker.requests import ApiError, Operations, Request, ValidationError
+from standins.sagemaker.requests import Operations, Request, ValidationError
 from standins.sagemaker.runner import Surroundings
 from standins.sagemaker.serving_container import (
     ContainerFailed,
@@ -120,7 +121,7 @@ class TransformJob:
         return {name: value for name, value in answer.items() if value is not None}
 
 
-class TransformJobs:
+class TransformJobs(Jobs[TransformJob]):
     """All transform jobs of an account. Names are used once."""
 
     def __init__(
@@ -131,14 +132,12 @@ class TransformJobs:
         quotas: Quotas,
         models: Models,
     ) -> None:
+        super().__init__("transform job")
         self._around = around
         self._state = state
         self._faults = faults
         self._quotas = quotas
         self._models = models
-        self._lock = threading.Lock()
-        self._jobs: dict[tuple[str, str], TransformJob] = {}
-        self._threads: list[threading.Thread] = []
 
     def operations(self) -> Operations:
         return {
@@ -147,64 +146,23 @@ class TransformJobs:
             ("sagemaker", "StopTransformJob"): self._stop,
         }
 
-    def __getitem__(self, name: str) -> TransformJob:
-        """The job of that name, in whatever region."""
-        for job in self.all():
-            if job.name == name:
-                return job
-        raise KeyError(f"no transform job {name!r}: {', '.join(job.name for job in self.all())}")
-
-    def __len__(self) -> int:
-        return len(self.all())
-
-    def all(self) -> list[TransformJob]:
-        """In the order of their creation."""
-        with self._lock:
-            return list(self._jobs.values())
-
-    def wait(self, name: str, timeout: float = 60.0) -> TransformJob:
-        """The job once it has ended. Raises TimeoutError."""
-        job = self[name]
-        if not job.finished.wait(timeout):
-            raise TimeoutError(f"{name} is {job.status} after {timeout} s")
-        return job
-
-    def close(self) -> None:
-        """Waits for the threads of jobs, which end because the service is closing."""
-        with self._lock:
-            threads = list(self._threads)
-        for thread in threads:
-            thread.join()
-
     def _create(self, request: Request) -> Mapping[str, Any]:
         job = TransformJob(dict(request.parameters), request.region, self._state.account)
         model = self._models.find(request.region, job.request["ModelName"])
         if model is None:
             raise ValidationError(f'Could not find model "{job.request["ModelName"]}".')
         self._check(job)
-        with self._lock:
-            if (job.region, job.name) in self._jobs:
-                raise ApiError(
-                    "ResourceInUse",
-                    "Transform job names must be unique within an AWS account and region, and a "
-                    f"transform job with this name already exists ({job.arn})",
-                )
-            others = [one for one in self._jobs.values() if one.running]
-            used = sum(
-                one.instance_count
-                for one in others
-                if (one.region, one.instance_type) == (job.region, job.instance_type)
-            )
-            self._quotas.check_use(job.instance_type, job.instance_count, TRANSFORM, used)
-            self._jobs[job.region, job.name] = job
-            thread = threading.Thread(
-                target=_Runner(job, model.request, self._around).run,
-                name=f"job {job.name}",
-                daemon=True,
-            )
-            self._threads = [old for old in self._threads if old.is_alive()] + [thread]
-            thread.start()
+        run = _Runner(job, model.request, self._around).run
+        self._start(job, run, lambda others: self._check_use(job, others))
         return {"TransformJobArn": job.arn}
+
+    def _check_use(self, job: TransformJob, others: list[TransformJob]) -> None:
+        used = sum(
+            one.instance_count
+            for one in others
+            if one.running and (one.region, one.instance_type) == (job.region, job.instance_type)
+        )
+        self._quotas.check_use(job.instance_type, job.instance_count, TRANSFORM, used)
 
     def _check(self, job: TransformJob) -> None:
         """Raises ApiError for a request that the service refuses."""
@@ -248,8 +206,7 @@ class TransformJobs:
 
     def _find(self, request: Request) -> TransformJob:
         name = request.parameters["TransformJobName"]
-        with self._lock:
-            job = self._jobs.get((request.region, name))
+        job = self._known(request.region, name)
         hidden = self._around.settings.hidden_seconds
         if job is None or time.monotonic() - job.created_clock < hidden:
             raise ValidationError(f"Could not find requested job with name: {name}")
