@@ -38,7 +38,7 @@ def as_plain_functions() -> None:
     from sf_sagemaker.storage import LocalStorage
     from sf_sagemaker.training.job import Program, TrainingJob, dataset_channels
     from sf_sagemaker.training.local import LocalTrainingPlatform
-    from sf_sagemaker.training.run import run_training_job
+    from sf_sagemaker.training.run import TRAINING, run_job
     from sf_sagemaker.warehouse.dataset import Relation
     from sf_sagemaker.warehouse.duckdb import DuckDBWarehouse
     from sf_sagemaker.warehouse.export import Export, export_dataset
@@ -74,7 +74,7 @@ def as_plain_functions() -> None:
             hyperparameters=hyperparameters,
             seed=spec.seed,
         )
-        result = run_training_job(job, platform)
+        result = run_job(job, platform, TRAINING)
         entry = describe_model(
             export.manifest,
             export.key,

@@ -70,7 +70,7 @@ def as_plain_functions() -> None:
     from sf_sagemaker.storage import LocalStorage
     from sf_sagemaker.training.job import Program, TrainingJob, dataset_channels
     from sf_sagemaker.training.local import LocalTrainingPlatform
-    from sf_sagemaker.training.run import run_training_job
+    from sf_sagemaker.training.run import TRAINING, run_job
     from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation
     from sf_sagemaker.warehouse.duckdb import DuckDBWarehouse
     from sf_sagemaker.warehouse.export import export_dataset, read_rows, read_split
@@ -105,7 +105,7 @@ def as_plain_functions() -> None:
         },
         seed=7,
     )  # fmt: skip
-    result = run_training_job(job, platform, poll_seconds=1.0)
+    result = run_job(job, platform, TRAINING, poll_seconds=1.0)
     model = load_model(platform.fetch_artifact(result.name, home() / "model"))
     manifest, key = export.manifest, export.key
     train = read_split(storage, manifest, key, "train", columns=["price", "zip_code"])

@@ -33,7 +33,7 @@ def ours(folder: Path, hosts: int) -> None:
     from sf_sagemaker.storage import LocalStorage
     from sf_sagemaker.training.job import Program, TrainingJob, dataset_channels
     from sf_sagemaker.training.local import LocalTrainingPlatform
-    from sf_sagemaker.training.run import run_training_job
+    from sf_sagemaker.training.run import TRAINING, run_job
     from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation
     from sf_sagemaker.warehouse.duckdb import DuckDBWarehouse
     from sf_sagemaker.warehouse.export import export_dataset
@@ -69,7 +69,7 @@ def ours(folder: Path, hosts: int) -> None:
         seed=0,
         instance_count=hosts,
     )
-    result = run_training_job(job, platform)
+    result = run_job(job, platform, TRAINING)
     platform.fetch_artifact(result.name, folder / f"model-{hosts}")
 
 

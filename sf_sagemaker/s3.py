@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, BinaryIO, cast
 
 from sf_sagemaker.aws import Aws, AwsError, translated
@@ -42,6 +43,13 @@ class S3Storage:
         self._aws = aws
         self.bucket = bucket
         self.prefix = prefix.strip("/")
+        self._lock = Lock()
+        self._checked = False
+
+    @property
+    def project(self) -> str:
+        """What tells this deployment's jobs and models from all others of an account."""
+        return f"s3://{self.bucket}/{self.prefix}"
 
     def uri(self, key: str) -> str:
         return f"s3://{self.bucket}/{self._name(key)}"
@@ -109,7 +117,16 @@ class S3Storage:
                 )
 
     def check(self) -> None:
-        """That the bucket is there and lies in the region of the clients. Raises InvalidBucket."""
+        """That the bucket is there and lies in the region of the clients; asked until it was so once.
+
+        Raises InvalidBucket.
+        """
+        with self._lock:
+            if not self._checked:
+                self._check()
+                self._checked = True
+
+    def _check(self) -> None:
         region = self._aws.region
         try:
             with translated(f"look at bucket {self.bucket}"):

@@ -19,7 +19,7 @@ from sf_sagemaker.lifecycle.scorers import XGBoostScorer
 from sf_sagemaker.storage import LocalStorage
 from sf_sagemaker.training.job import Program, TrainingJob, dataset_channels
 from sf_sagemaker.training.local import LocalTrainingPlatform
-from sf_sagemaker.training.run import run_training_job
+from sf_sagemaker.training.run import TRAINING, run_job
 from sf_sagemaker.warehouse.dataset import Relation
 from sf_sagemaker.warehouse.duckdb import DuckDBWarehouse
 from sf_sagemaker.warehouse.export import export_dataset
@@ -123,7 +123,7 @@ class PlainLoop:
             hyperparameters=hyperparameters,
             seed=self.spec.seed,
         )
-        result = run_training_job(job, self.platform, poll_seconds=0.2)
+        result = run_job(job, self.platform, TRAINING, poll_seconds=0.2)
         register_model(
             self.storage,
             describe_model(

@@ -13,7 +13,7 @@ from sf_sagemaker.s3 import S3Storage
 from sf_sagemaker.training.errors import BaseModelRefused
 from sf_sagemaker.training.job import Limits, Program, TrainingJob
 from sf_sagemaker.training.platform import Pacing
-from sf_sagemaker.training.run import run_training_job
+from sf_sagemaker.training.run import TRAINING, run_job
 from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
 from standins.iam import Action, Policy, needed, refused, unused
 from standins.sagemaker.calls import Call
@@ -98,7 +98,7 @@ def _use(platform: SageMakerTrainingPlatform, folder: Path, subnet: str) -> None
             limits=Limits(instance_type="ml.g5.xlarge"),
             external=(given.channel,),
         )
-        run_training_job(job, platform, on_log=lambda line: None)
+        run_job(job, platform, TRAINING, on_log=lambda line: None)
         if not base.startswith("jumpstart:gated"):
             find_base_model(given.name, folder / "cache")
     with pytest.raises(BaseModelRefused, match="no default route"):

@@ -25,7 +25,7 @@ from sf_sagemaker.s3 import S3Storage
 from sf_sagemaker.snowflake_credentials import secrets_manager
 from sf_sagemaker.training.job import RUN_TAG, Channel, Limits, Program, TrainingJob
 from sf_sagemaker.training.platform import Pacing
-from sf_sagemaker.training.run import run_training_job
+from sf_sagemaker.training.run import TRAINING, run_job
 from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
 from standins.iam import (
     JOIN_NETWORK,
@@ -189,7 +189,7 @@ def _use(storage: S3Storage, platform: SageMakerTrainingPlatform, folder: Path, 
         limits=Limits(max_runtime=timedelta(minutes=1)),
         tags={RUN_TAG: "a run"},
     )
-    trained = run_training_job(job, platform, on_log=lambda line: None)
+    trained = run_job(job, platform, TRAINING, on_log=lambda line: None)
     platform.fetch_artifact(trained.name, folder / "artifact")
     platform.jobs_of_runs(["a run"])
 

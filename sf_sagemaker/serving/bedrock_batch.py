@@ -199,7 +199,7 @@ class BatchJobs:
         output: dict[str, Any] = {"s3Uri": self.storage.uri(f"{folder}/output") + "/"}
         if self._kms_key is not None:
             output["s3EncryptionKeyId"] = self._kms_key
-        tags = project_tag(f"s3://{self.storage.bucket}/{self.storage.prefix}")
+        tags = project_tag(self.storage.project)
         return {
             "jobName": f"sf-sagemaker-{token[:32]}",
             "roleArn": self._role_arn,

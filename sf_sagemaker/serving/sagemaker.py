@@ -97,7 +97,7 @@ class SageMakerEndpointHost:
         self._models = models
         self._aws = models.aws
         self._pacing = pacing or EndpointPacing()
-        self._registry = ModelRegistry(models.aws, models.project, models.role_arn)
+        self._registry = ModelRegistry(models.aws, models.storage.project, models.role_arn)
         self._alarms = EndpointAlarms(models.aws)
         self._lock = Lock()
         self._labels: dict[str, str | None] = {}  # by configuration, which never changes
@@ -138,7 +138,7 @@ class SageMakerEndpointHost:
             alarms: list[str] = []
             if isinstance(hosting.machines, Instances):
                 alarms = self._alarms.ensure(
-                    name, hosting.alarms, tags(model.model, self._models.project)
+                    name, hosting.alarms, tags(model.model, self._models.storage.project)
                 )
             changed = self._bring_about(name, model, config, alarms, options)
             self._tidy(model.model, {config, *([before] if before else [])})
@@ -274,7 +274,7 @@ class SageMakerEndpointHost:
                 self._client.create_endpoint(
                     EndpointName=name,
                     EndpointConfigName=config,
-                    Tags=tags(model.model, self._models.project),
+                    Tags=tags(model.model, self._models.storage.project),
                 )
         except AwsError as error:
             # The answer to an earlier try of the same call may have been lost.
@@ -386,7 +386,9 @@ class SageMakerEndpointHost:
     def _ensure_config(
         self, model: ServedModel, sagemaker_model: str, options: EndpointOptions
     ) -> str:
-        request = config_request(model.model, sagemaker_model, options, self._models.project)
+        request = config_request(
+            model.model, sagemaker_model, options, self._models.storage.project
+        )
         name = request["EndpointConfigName"]
         try:
             with translated(f"create endpoint configuration {name}"):
@@ -424,7 +426,7 @@ class SageMakerEndpointHost:
         """
         prefix = content_name(model, {}, CONFIG).rpartition("-")[0] + "-"
         ours = re.compile(re.escape(prefix) + "[0-9a-f]+")
-        its = {tag["Key"]: tag["Value"] for tag in tags(model, self._models.project)}
+        its = {tag["Key"]: tag["Value"] for tag in tags(model, self._models.storage.project)}
         try:
             with translated("list endpoint configurations"):
                 listed = self._client.list_endpoint_configs(
@@ -480,13 +482,13 @@ class SageMakerEndpointHost:
     def _check_ours(self, name: str, answer: Mapping[str, Any]) -> None:
         """Raises InvalidEndpoint for an endpoint of that name that isn't this deployment's."""
         if (
-            not project_tag(self._models.project).items()
+            not project_tag(self._models.storage.project).items()
             <= self._tags(answer["EndpointArn"]).items()
         ):
             raise InvalidEndpoint(
                 f"there is an endpoint {name} in {self._aws.region} that this deployment has not made: "
-                f"it lacks the tag {project_tag(self._models.project)}. Give the model another name, or "
-                "delete that endpoint"
+                f"it lacks the tag {project_tag(self._models.storage.project)}. Give the model another "
+                "name, or delete that endpoint"
             )
 
     def _tags(self, arn: str) -> Mapping[str, str]:

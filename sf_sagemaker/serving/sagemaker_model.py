@@ -91,11 +91,6 @@ class SageMakerModels:
         """Whether Models run in a network of the account's own."""
         return self._network is not None
 
-    @property
-    def project(self) -> str:
-        """What tells this deployment's things from all others of the account."""
-        return f"s3://{self.storage.bucket}/{self.storage.prefix}"
-
     def ensure_model(
         self, model: ServedModel, *, image: str | None = None, instance_type: str | None = None
     ) -> str:
@@ -167,7 +162,7 @@ class SageMakerModels:
                 "Subnets": list(self._network.subnets),
                 "SecurityGroupIds": list(self._network.security_groups),
             }
-        tags = {**project_tag(self.project), "sf_sagemaker:model": model}
+        tags = {**project_tag(self.storage.project), "sf_sagemaker:model": model}
         return {
             "ModelName": content_name(model, what),
             **what,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 from sf_sagemaker.aws import Aws
@@ -114,6 +114,10 @@ class TransformJob:
         """
         return short_digest({"model": self.sagemaker_model, "rows": self.export.folder})
 
+    def anew(self, asked_at: datetime) -> "TransformJob":
+        """Itself: it leaves nothing that another one would go on from."""
+        return self
+
     def name(self, attempt: int) -> str:
         """The name of the job's attempt, from 1."""
         return attempt_name(self.model, self.partition, self.digest, attempt, _NAME_LIMIT)
@@ -211,7 +215,7 @@ class SageMakerTransforms:
             # With the closing slash, or else what only begins with the same name would belong to it.
             input_uri=self.storage.uri(job.export.input_key) + "/",
             output_uri=self.storage.uri(job.output_key(name)),
-            project=f"s3://{self.storage.bucket}/{self.storage.prefix}",
+            project=self.storage.project,
             kms_key=job.limits.kms_key or self._kms_key,
         )
         self._jobs.create(

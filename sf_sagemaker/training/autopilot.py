@@ -71,15 +71,9 @@ class AutopilotPlatform:
         self._jobs = SageMakerJobs(
             aws, NOUN, "auto_ml_job_v2", "AutoMLJobName", stop_api="auto_ml_job"
         )
-        # What is asked for once, and what trains in a job.
+        # What trains in a job, asked for once.
         self._lock = Lock()
-        self._bucket_checked = False
         self._training_jobs: dict[str, str] = {}
-
-    @property
-    def project(self) -> str:
-        """What tells this deployment's jobs from all others of the account."""
-        return f"s3://{self.storage.bucket}/{self.storage.prefix}"
 
     def create(self, job: AutopilotJob, name: str, environment: Mapping[str, str]) -> None:
         """Starts a job. Raises JobNameTaken; JobRefused, InvalidTrainingJob, InvalidBucket, or
@@ -91,12 +85,12 @@ class AutopilotPlatform:
         output = self.storage.uri(f"{_OUTPUT}/{name}/{environment.get(CREATOR, 'any')}")
         limits = job.limits
         with unavailable():
-            self._check_bucket()
+            self.storage.check()
             request = automl_request(
                 job,
                 name,
                 role_arn=self._role_arn,
-                project=self.project,
+                project=self.storage.project,
                 training_uri=self.storage.uri(job.training) + "/",
                 validation_uri=self.storage.uri(job.validation) + "/" if job.validation else None,
                 output_uri=output,
@@ -192,7 +186,7 @@ class AutopilotPlatform:
     def jobs_of_runs(self, run_ids: Sequence[str]) -> Sequence[TaggedJob]:
         with unavailable():
             client = self._aws.client("resourcegroupstaggingapi")
-            return jobs_of_runs(client, self.project, run_ids, "automl-job")
+            return jobs_of_runs(client, self.storage.project, run_ids, "automl-job")
 
     @property
     def _client(self) -> Any:
@@ -240,12 +234,6 @@ class AutopilotPlatform:
         except KeyMissing:
             return next(self.storage.list(key), None) is not None
         return True
-
-    def _check_bucket(self) -> None:
-        with self._lock:
-            if not self._bucket_checked:
-                self.storage.check()
-                self._bucket_checked = True
 
 
 def _reasons(answer: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sf_sagemaker.training.autopilot_models import DEFAULT_BASE_MODEL
 from sf_sagemaker.training.job import Limits, attempt_name, short_digest
@@ -50,6 +50,10 @@ class AutopilotJob:
                 "hyperparameters": dict(self.hyperparameters),
             }
         )
+
+    def anew(self, asked_at: datetime) -> "AutopilotJob":
+        """Itself: it leaves nothing that another one would go on from."""
+        return self
 
     def name(self, attempt: int) -> str:
         """The name of the job's attempt (from 1): letters, digits and hyphens, 32 at most.

@@ -5,8 +5,8 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -167,6 +167,10 @@ class TrainingJob:
     def checkpoint_key(self) -> str:
         """The storage prefix of checkpoints, shared by the attempts of a series: they train the same."""
         return f"checkpoints/{self.model}/{self.partition}/{self.digest}/{self.checkpoint_series}"
+
+    def anew(self, asked_at: datetime) -> "TrainingJob":
+        """The same training, which resumes no checkpoint but those of its own retries."""
+        return replace(self, checkpoint_series=asked_at.strftime("%Y%m%dT%H%M%S"))
 
     def name(self, attempt: int) -> str:
         """The name of the job's attempt (from 1), 63 characters at most. Raises InvalidTrainingJob."""

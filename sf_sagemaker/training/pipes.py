@@ -25,7 +25,7 @@ from dagster_pipes import (
 from sf_sagemaker.training.holding import RunHold, StepContext
 from sf_sagemaker.training.job import RUN_TAG, TrainingJob
 from sf_sagemaker.training.platform import LogLine, TrainingPlatform
-from sf_sagemaker.training.run import JobResult, run_training_job
+from sf_sagemaker.training.run import TRAINING, JobResult, run_job
 
 _FOLLOW_SECONDS = 0.1
 
@@ -211,7 +211,7 @@ class PipesTrainingClient(dg.PipesClient):
         The job's log goes to the step's standard output. `force` trains anew unless an attempt was
         created since this run, or the run that it retries, was. A step that waits for several jobs
         in threads sets `interrupted` when it is interrupted: the wait ends with WaitInterrupted.
-        Raises RunCancelled, and as `run_training_job` does.
+        Raises RunCancelled, and as `run_job` does.
         """
         hold = RunHold(context, "training job", interrupted, self._tagging)
         hold.check()
@@ -237,9 +237,10 @@ class PipesTrainingClient(dg.PipesClient):
             partition = f"{job.partition}  " if interrupted is not None else ""
             sys.stdout.write(f"{partition}{host}{line.text}\n")
 
-        result = run_training_job(
+        result = run_job(
             job,
             platform,
+            TRAINING,
             not_before=hold.asked_at() if force else None,
             open_messages=open_messages,
             on_attempt=hold.take,

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from sf_sagemaker.errors import SfSagemakerError
 from sf_sagemaker.training.cost import actual_cost, check_cost
@@ -30,7 +30,7 @@ from sf_sagemaker.training.errors import (
     TrainingJobStopped,
     TrainingJobVanished,
 )
-from sf_sagemaker.training.job import Limits, TrainingJob
+from sf_sagemaker.training.job import Limits
 from sf_sagemaker.training.platform import (
     CREATOR,
     JobDescription,
@@ -64,6 +64,10 @@ class Job(Protocol):
 
     def name(self, attempt: int) -> str:
         """The name of the job's attempt, from 1; it follows from what decides the result."""
+        ...
+
+    def anew(self, asked_at: datetime) -> Self:
+        """The same job, asked for again at some time (UTC): it goes on from nothing that was left."""
         ...
 
 
@@ -112,53 +116,6 @@ def _log_status(description: JobDescription) -> None:
     logger.info("%s: %s (%s)", description.name, description.status, description.secondary_status)
 
 
-def run_training_job(
-    job: TrainingJob,
-    platform: JobPlatform[TrainingJob],
-    *,
-    not_before: datetime | None = None,
-    open_messages: Callable[[str], AbstractContextManager[Mapping[str, str]]] = _no_messages,
-    on_log: Callable[[LogLine], None] = _log_line,
-    take_message: Callable[[LogLine], bool] = lambda line: False,
-    on_status: Callable[[JobDescription], None] = _log_status,
-    on_attempt: Callable[[str], None] = lambda name: None,
-    should_stop: Callable[[str], bool] = lambda name: False,
-    log_complete: Callable[[], bool] = lambda: False,
-    pause: Callable[[float], None] = time.sleep,
-    poll_seconds: float | None = None,
-    retries: int = 3,
-    patience: timedelta = timedelta(minutes=30),
-    max_attempts: int = 100,
-) -> JobResult:
-    """Trains `job`, or adopts the attempt that did or does, and waits until it has completed.
-
-    As `run_job`, which see. Raises TrainingJobFailed, TrainingJobStopped, TrainingJobVanished,
-    TooManyAttempts, PlatformUnavailable, CostAboveMaximum where what failed attempts cost leaves too
-    little for another, and what the platform raises on creation.
-    """
-    if not_before is not None:
-        # A new training starts from nothing, and its own retries resume it.
-        job = replace(job, checkpoint_series=not_before.strftime("%Y%m%dT%H%M%S"))
-    return run_job(
-        job,
-        platform,
-        TRAINING,
-        not_before=not_before,
-        open_messages=open_messages,
-        on_log=on_log,
-        take_message=take_message,
-        on_status=on_status,
-        on_attempt=on_attempt,
-        should_stop=should_stop,
-        log_complete=log_complete,
-        pause=pause,
-        poll_seconds=poll_seconds,
-        retries=retries,
-        patience=patience,
-        max_attempts=max_attempts,
-    )
-
-
 def run_job(
     job: _Job,
     platform: JobPlatform[_Job],
@@ -202,6 +159,8 @@ def run_job(
     if poll_seconds is not None:
         pacing = replace(pacing, poll=poll_seconds, longest_poll=poll_seconds)
     patient = _Patient(pacing, patience, pause)
+    if not_before is not None:
+        job = job.anew(not_before)
     failures = 0
     spent = 0.0
     for attempt in range(1, max_attempts + 1):

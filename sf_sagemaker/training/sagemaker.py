@@ -76,12 +76,6 @@ class SageMakerTrainingPlatform:
         # What is asked for once.
         self._lock = Lock()
         self._default_network: Network | None = None
-        self._bucket_checked = False
-
-    @property
-    def project(self) -> str:
-        """What tells this deployment's jobs from all others of the account."""
-        return f"s3://{self.storage.bucket}/{self.storage.prefix}"
 
     def image(
         self, framework: str, instance_type: str | None = None, custom: str | None = None
@@ -110,7 +104,7 @@ class SageMakerTrainingPlatform:
         check_job(job)
         check_cost(job.limits, job.instance_count)
         with unavailable():
-            self._check_bucket()
+            self.storage.check()
             self._images.check(job.image, job.limits.instance_type)
             inputs = [*self._inputs(job), *self._own_inputs(job, name, environment)]
             request = training_request(
@@ -118,7 +112,7 @@ class SageMakerTrainingPlatform:
                 name,
                 environment,
                 role_arn=self._role_arn,
-                project=self.project,
+                project=self.storage.project,
                 inputs=inputs,
                 output_uri=self.storage.uri(_OUTPUT),
                 checkpoint_uri=self.storage.uri(job.checkpoint_key),
@@ -196,13 +190,7 @@ class SageMakerTrainingPlatform:
     def jobs_of_runs(self, run_ids: Sequence[str]) -> Sequence[TaggedJob]:
         with unavailable():
             client = self._aws.client("resourcegroupstaggingapi")
-            return jobs_of_runs(client, self.project, run_ids)
-
-    def _check_bucket(self) -> None:
-        with self._lock:
-            if not self._bucket_checked:
-                self.storage.check()
-                self._bucket_checked = True
+            return jobs_of_runs(client, self.storage.project, run_ids)
 
     def _inputs(self, job: TrainingJob) -> Iterator[Input]:
         for channel in job.channels:

@@ -33,7 +33,7 @@ class PipesSageMakerClient(dg.PipesClient):
         """Trains `job`, or adopts the attempt that did or does, and waits until it has completed.
 
         `force` trains anew. Raises dg.Failure, which nothing retries, for an error of the program or
-        of the configuration, and else as `run_training_job` does.
+        of the configuration, and else as `run_job` does.
         """
         with not_retried(context):
             return self._client.run(

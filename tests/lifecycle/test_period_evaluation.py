@@ -30,7 +30,7 @@ from sf_sagemaker.periods import Cadence, InvalidPeriod
 from sf_sagemaker.storage import LocalStorage
 from sf_sagemaker.training.job import Program, TrainingJob, dataset_channels
 from sf_sagemaker.training.local import LocalTrainingPlatform
-from sf_sagemaker.training.run import run_training_job
+from sf_sagemaker.training.run import TRAINING, run_job
 from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation
 from sf_sagemaker.warehouse.duckdb import DuckDBSession, DuckDBWarehouse
 from sf_sagemaker.warehouse.export import export_dataset
@@ -126,7 +126,7 @@ class World:
             },
             seed=0,
         )
-        result = run_training_job(job, self.platform, poll_seconds=0.1)
+        result = run_job(job, self.platform, TRAINING, poll_seconds=0.1)
         ended, uri = result.description.ended_at, result.description.artifact_uri
         assert ended is not None
         assert uri is not None

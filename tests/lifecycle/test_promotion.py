@@ -38,7 +38,7 @@ from sf_sagemaker.storage import LocalStorage
 from sf_sagemaker.training.job import Program, TrainingJob, dataset_channels
 from sf_sagemaker.training.local import LocalTrainingPlatform
 from sf_sagemaker.training.platform import ArtifactMissing
-from sf_sagemaker.training.run import run_training_job
+from sf_sagemaker.training.run import TRAINING, run_job
 from sf_sagemaker.warehouse.dataset import DatasetSpec, Relation
 from sf_sagemaker.warehouse.duckdb import DuckDBWarehouse
 from sf_sagemaker.warehouse.export import export_dataset, read_split
@@ -175,7 +175,7 @@ class World:
             },
             seed=0,
         )
-        result = run_training_job(job, platform, poll_seconds=0.1)
+        result = run_job(job, platform, TRAINING, poll_seconds=0.1)
         return describe_model(
             export.manifest,
             export.key,

@@ -450,7 +450,7 @@ def test_an_endpoint_of_somebody_else_is_left_alone(site: ServingSite) -> None:
             act()
     assert site.host.invoke("houses", BODY).version == site.model(1).label
     site.service.endpoints["houses"].request["Tags"] = [
-        {"Key": "sf_sagemaker:project", "Value": site.models.project}
+        {"Key": "sf_sagemaker:project", "Value": site.models.storage.project}
     ]
 
 

@@ -23,7 +23,7 @@ from sf_sagemaker.training.errors import (
 from sf_sagemaker.training.job import TrainingJob
 from sf_sagemaker.training.local import LocalTrainingPlatform
 from sf_sagemaker.training.platform import JobDescription, JobStatus, LogLine
-from sf_sagemaker.training.run import JobResult, run_training_job
+from sf_sagemaker.training.run import TRAINING, JobResult, run_job
 
 NewJob = Callable[..., TrainingJob]
 WaitUntil = Callable[..., None]
@@ -49,8 +49,11 @@ class Runs:
         yield self.environment
 
     def run(self, job: TrainingJob, **options) -> JobResult:
-        return run_training_job(
-            job, self.platform, **{"open_messages": self.messages, "poll_seconds": 0.02, **options}
+        return run_job(
+            job,
+            self.platform,
+            TRAINING,
+            **{"open_messages": self.messages, "poll_seconds": 0.02, **options},
         )
 
     @property
@@ -347,7 +350,7 @@ from contextlib import nullcontext
 from sf_sagemaker.storage import LocalStorage
 from sf_sagemaker.training.job import Program, TrainingJob
 from sf_sagemaker.training.local import LocalTrainingPlatform
-from sf_sagemaker.training.run import run_training_job
+from sf_sagemaker.training.run import TRAINING, run_job
 
 root, script, environment = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 job = TrainingJob(
@@ -355,8 +358,8 @@ job = TrainingJob(
     program=Program(script.name, {script.name: script}),
     image="test", dataset_fingerprint="abc", channels=(), hyperparameters={}, seed=7,
 )
-result = run_training_job(
-    job, LocalTrainingPlatform(LocalStorage(root)),
+result = run_job(
+    job, LocalTrainingPlatform(LocalStorage(root)), TRAINING,
     open_messages=lambda name: nullcontext(environment), poll_seconds=0.02,
 )
 print(result.name, result.adopted)

@@ -47,7 +47,7 @@ from sf_sagemaker.training.platform import (
     Pacing,
     PlatformUnavailable,
 )
-from sf_sagemaker.training.run import JobResult, run_training_job
+from sf_sagemaker.training.run import TRAINING, JobResult, run_job
 from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
 from sf_sagemaker.training.sagemaker_errors import (
     ImageNotUsable,
@@ -64,7 +64,7 @@ PACING = Pacing(poll=0.1, longest_poll=0.2, settle=0.6, retry=0.1)
 NewJob = Callable[..., TrainingJob]
 WaitUntil = Callable[..., None]
 
-TRAINING = """
+SCRIPT = """
 import json, os, pathlib
 base = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"])
 print("training")
@@ -92,9 +92,10 @@ class Runs:
 
     def run(self, job: TrainingJob, **options: Any) -> JobResult:
         self.lines.clear()
-        return run_training_job(
+        return run_job(
             job,
             self.platform,
+            TRAINING,
             open_messages=lambda name: nullcontext(self.environment),
             on_log=lambda line: self.lines.append(f"{line.host} {line.text}"),
             on_status=lambda d: self.statuses.append(f"{d.status} {d.secondary_status}"),
@@ -147,7 +148,7 @@ def go(runs: Runs) -> Callable[[], None]:
 def sagemaker_job(new_job: NewJob, bucket: S3Storage) -> NewJob:
     """Makes a job of a model of the test's own: the names of jobs can't be used again."""
 
-    def new(script: str = TRAINING, **changes: Any) -> TrainingJob:
+    def new(script: str = SCRIPT, **changes: Any) -> TrainingJob:
         model = bucket.bucket.replace("training-data-", "m_")
         return replace(new_job(script), **{"image": IMAGE, "model": model, **changes})
 
@@ -273,7 +274,7 @@ def test_the_code_is_uploaded_once_for_each_content(
     runs.run(sagemaker_job())
     runs.run(sagemaker_job(partition="2015-05-04"))
     assert len(list(bucket.list("code"))) == 1
-    runs.run(sagemaker_job(TRAINING + "print('more')\n"))
+    runs.run(sagemaker_job(SCRIPT + "print('more')\n"))
     assert len(list(bucket.list("code"))) == 2
 
 
@@ -425,7 +426,7 @@ from pathlib import Path
 from sf_sagemaker.aws import Aws
 from sf_sagemaker.s3 import S3Storage
 from sf_sagemaker.training.job import Limits, Program, TrainingJob
-from sf_sagemaker.training.run import run_training_job
+from sf_sagemaker.training.run import TRAINING, run_job
 from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
 from datetime import timedelta
 
@@ -439,8 +440,8 @@ job = TrainingJob(
     image={IMAGE!r}, dataset_fingerprint="abc", channels=(), hyperparameters={{}}, seed=7,
     limits=Limits(max_runtime=timedelta(minutes=1)),
 )
-run_training_job(
-    job, platform, open_messages=lambda name: nullcontext({{"GO": str(folder / "go")}})
+run_job(
+    job, platform, TRAINING, open_messages=lambda name: nullcontext({{"GO": str(folder / "go")}})
 )
 """
 
@@ -929,7 +930,7 @@ def test_the_request_says_what_the_limits_ask_for(
     assert "VpcConfig" not in request
     assert {tag["Key"]: tag["Value"] for tag in request["Tags"]} == {
         "cost-center": "analytics",
-        "sf_sagemaker:project": sagemaker.project,
+        "sf_sagemaker:project": sagemaker.storage.project,
         "sf_sagemaker:model": job.model,
         "sf_sagemaker:partition": "2015-04-27",
         "sf_sagemaker:run": "a-run",

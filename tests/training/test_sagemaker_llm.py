@@ -29,7 +29,7 @@ from sf_sagemaker.s3 import S3Storage
 from sf_sagemaker.training.errors import TrainingJobFailed, TrainingJobStopped
 from sf_sagemaker.training.job import Limits, Program, TrainingJob, dataset_channels
 from sf_sagemaker.training.platform import Pacing
-from sf_sagemaker.training.run import JobResult, run_training_job
+from sf_sagemaker.training.run import TRAINING, JobResult, run_job
 from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
 from standins.sagemaker.service import SageMakerService
 from tiny_language_model import make_tiny_language_model
@@ -120,9 +120,10 @@ class Tunings:
 
     def run(self, job: TrainingJob) -> JobResult:
         self.lines.clear()
-        return run_training_job(
+        return run_job(
             job,
             self.platform,
+            TRAINING,
             open_messages=_Environment(self.environment),
             on_log=lambda line: self.lines.append(line.text),
         )
