@@ -9,7 +9,6 @@ when a run was killed: the next run waits for it before it asks anything itself.
 import hashlib
 import json
 import logging
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from sf_sagemaker.serving.bedrock import (
 from sf_sagemaker.serving.bedrock_answers import Answers
 from sf_sagemaker.serving.errors import ServingError
 from sf_sagemaker.storage import KeyExists, KeyMissing
+from sf_sagemaker.training.run import jittered
 from sf_sagemaker.training.sagemaker_request import project_tag
 
 # Bedrock's default quotas: "Minimum number of records per batch inference job", "Records per job".
@@ -280,7 +280,7 @@ class BatchJobs:
                     on_status(seen)
                 if seen in _ENDED:
                     return job
-            pause(seconds * random.uniform(0.8, 1.2))
+            pause(jittered(seconds))
             seconds = min(_SLOWER * seconds, self._longest_poll)
 
     def _read(self, batch: Batch) -> tuple[tuple[Reply, ...], tuple[str, ...]]:

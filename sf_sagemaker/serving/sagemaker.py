@@ -6,7 +6,6 @@ follow from content, so that deploying again finds what is there, or an update t
 """
 
 import logging
-import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -47,6 +46,7 @@ from sf_sagemaker.serving.sagemaker_request import (
     deployment_config,
     tags,
 )
+from sf_sagemaker.training.run import jittered
 from sf_sagemaker.training.sagemaker_request import project_tag
 
 logger = logging.getLogger(__name__)
@@ -367,7 +367,7 @@ class SageMakerEndpointHost:
                 raise DeploymentFailed(
                     f"endpoint {name} is still {state}: ask again to go on waiting"
                 )
-            time.sleep(delay * random.uniform(0.8, 1.2))
+            time.sleep(jittered(delay))
             delay = min(delay * 1.5, self._pacing.longest_poll)
 
     def _patiently(self, ask: Callable[[], Any]) -> Any:
@@ -379,7 +379,7 @@ class SageMakerEndpointHost:
             except AwsUnavailable:
                 if time.monotonic() > deadline:
                     raise
-            time.sleep(self._pacing.poll * random.uniform(0.8, 1.2))
+            time.sleep(jittered(self._pacing.poll))
 
     # Configurations
 

@@ -84,7 +84,7 @@ class SageMakerModels:
         self.storage = storage
         self.role_arn = role_arn
         self._fetch_artifact = fetch_artifact
-        self._network = Network(tuple(subnets), tuple(security_groups)) if subnets else None
+        self._network = Network.of(subnets, security_groups)
 
     @property
     def in_network(self) -> bool:

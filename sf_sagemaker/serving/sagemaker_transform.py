@@ -28,10 +28,10 @@ from sf_sagemaker.serving.errors import ServingError
 from sf_sagemaker.serving.sagemaker_model import SERVER_TIMEOUT_SECONDS, SageMakerModels
 from sf_sagemaker.training.errors import JobFailed
 from sf_sagemaker.training.job import Limits, attempt_name, short_digest
-from sf_sagemaker.training.platform import FailureKind, JobDescription, JobStatus, LogLine, Pacing
+from sf_sagemaker.training.platform import JobDescription, JobStatus, LogLine, Pacing
 from sf_sagemaker.training.run import JobKind, run_job
-from sf_sagemaker.training.sagemaker_errors import failure_kind, on_creation
-from sf_sagemaker.training.sagemaker_jobs import SageMakerJobs, unavailable
+from sf_sagemaker.training.sagemaker_errors import failure_kind, on_creation, with_remedy
+from sf_sagemaker.training.sagemaker_jobs import SageMakerJobs, moment, unavailable
 from sf_sagemaker.training.sagemaker_logs import log_page, read_log
 from sf_sagemaker.training.sagemaker_request import TAG_PREFIX, has_own_disks, project_tag
 
@@ -231,10 +231,8 @@ class SageMakerTransforms:
         reason = answer.get("FailureReason")
         kind = failure_kind(reason) if reason and status is JobStatus.FAILED else None
         resources = answer["TransformResources"]
-        started, ended = (
-            answer[name].astimezone(UTC) if name in answer else None
-            for name in ("TransformStartTime", "TransformEndTime")
-        )
+        started = moment(answer, "TransformStartTime")
+        ended = moment(answer, "TransformEndTime")
         seconds = (ended - started).total_seconds() if started and ended else None
         uri = answer["TransformOutput"]["S3OutputPath"]
         return JobDescription(
@@ -244,7 +242,7 @@ class SageMakerTransforms:
             created_at=answer["CreationTime"].astimezone(UTC),
             started_at=started,
             ended_at=ended,
-            failure_reason=_with_remedy(reason, kind),
+            failure_reason=with_remedy(reason, kind, _SETTING),
             failure_kind=kind,
             instance_type=resources["InstanceType"],
             instance_count=resources["InstanceCount"],
@@ -333,7 +331,3 @@ class SageMakerBatchScoring:
             pause=hold.pause,
         )
         yield Scores(read_output(storage, export, job.output_key(result.name)), result)
-
-
-def _with_remedy(reason: str | None, kind: FailureKind | None) -> str | None:
-    return f"{reason} ({_SETTING} chooses it)" if kind is FailureKind.CAPACITY else reason

@@ -5,7 +5,7 @@ one. What it leaves is a candidate: containers that serve the model.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -29,7 +29,7 @@ from sf_sagemaker.training.platform import (
     TaggedJob,
 )
 from sf_sagemaker.training.sagemaker_errors import failure_kind, on_creation
-from sf_sagemaker.training.sagemaker_jobs import SageMakerJobs, unavailable
+from sf_sagemaker.training.sagemaker_jobs import SageMakerJobs, moment, unavailable
 from sf_sagemaker.training.sagemaker_logs import log_page, read_log
 from sf_sagemaker.training.sagemaker_request import Network
 from sf_sagemaker.training.sagemaker_tags import jobs_of_runs
@@ -66,7 +66,7 @@ class AutopilotPlatform:
         self.storage = storage
         self._aws = aws
         self._role_arn = role_arn
-        self._network = Network(tuple(subnets), tuple(security_groups)) if subnets else None
+        self._network = Network.of(subnets, security_groups)
         self._kms_key = kms_key
         self._jobs = SageMakerJobs(
             aws, NOUN, "auto_ml_job_v2", "AutoMLJobName", stop_api="auto_ml_job"
@@ -94,9 +94,7 @@ class AutopilotPlatform:
                 training_uri=self.storage.uri(job.training) + "/",
                 validation_uri=self.storage.uri(job.validation) + "/" if job.validation else None,
                 output_uri=output,
-                network=Network(limits.subnets, limits.security_groups)
-                if limits.subnets
-                else self._network,
+                network=Network.of(limits.subnets, limits.security_groups) or self._network,
                 kms_key=limits.kms_key or self._kms_key,
             )
         self._jobs.create(
@@ -118,7 +116,7 @@ class AutopilotPlatform:
                 status = JobStatus.STOPPED
             billed = self._billed_seconds(trains) if trains and status.ended else None
         secondary = answer["AutoMLJobSecondaryStatus"]
-        created = _utc(answer["CreationTime"])
+        created = answer["CreationTime"].astimezone(UTC)
         reasons = _reasons(answer) if status is JobStatus.FAILED else []
         return JobDescription(
             name=name,
@@ -127,7 +125,7 @@ class AutopilotPlatform:
             created_at=created,
             # The API has no other time; before anything trains, there is no log either.
             started_at=None if secondary == "Starting" else created,
-            ended_at=_utc(answer["EndTime"]) if "EndTime" in answer else None,
+            ended_at=moment(answer, "EndTime"),
             failure_reason="; ".join(reasons) or None,
             failure_kind=_kind(reasons),
             instance_type=INSTANCES if billed is not None else None,
@@ -250,7 +248,3 @@ def _reasons(answer: Mapping[str, Any]) -> list[str]:
 def _kind(reasons: Sequence[str]) -> FailureKind | None:
     """The first kind that a reason tells."""
     return next(filter(None, map(failure_kind, reasons)), None)
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment.astimezone(UTC)

@@ -202,7 +202,7 @@ def run_job(
                 description.failure_reason,
                 seconds,
             )
-            pause(_jittered(seconds))
+            pause(jittered(seconds))
             continue
         if description.status is JobStatus.STOPPED:
             raise kind.stopped(description)
@@ -229,7 +229,7 @@ class _Patient:
                 if time.monotonic() + seconds > deadline:
                     raise
                 logger.warning("%s; asking again in %.0f seconds", error, seconds)
-            self.pause(_jittered(seconds))
+            self.pause(jittered(seconds))
             seconds = min(2 * seconds, max(60.0, self.pacing.longest_poll))
 
 
@@ -242,7 +242,7 @@ def _settled(platform: JobPlatform[_Job], name: str, patient: _Patient) -> JobDe
             return None
         if description.status is not JobStatus.STOPPING or not description.ours:
             return description
-        patient.pause(_jittered(patient.pacing.poll))
+        patient.pause(jittered(patient.pacing.poll))
 
 
 def _adoptable(
@@ -328,7 +328,7 @@ def _wait(
             if description.started_at is not None:
                 changed |= pass_on()
             seconds = pacing.poll if changed else min(_SLOWER * seconds, pacing.longest_poll)
-            patient.pause(_jittered(seconds))
+            patient.pause(jittered(seconds))
         _settle_log(description, pass_on, log_complete, patient)
     except JobNotFound:
         raise kind.vanished(name) from None
@@ -357,6 +357,6 @@ def _settle_log(
         patient.pause(patient.pacing.settle / _SETTLE_POLLS)
 
 
-def _jittered(seconds: float) -> float:
-    # Runs that a schedule starts together don't poll together.
+def jittered(seconds: float) -> float:
+    """A wait of about so long: runs that a schedule starts together don't poll together."""
     return seconds * random.uniform(0.8, 1.2)

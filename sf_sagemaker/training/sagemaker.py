@@ -1,7 +1,7 @@
 """Training jobs on Amazon SageMaker."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -17,7 +17,6 @@ from sf_sagemaker.training.cost import check_cost
 from sf_sagemaker.training.job import InvalidTrainingJob, Limits, TrainingJob, check_job
 from sf_sagemaker.training.platform import (
     ArtifactMissing,
-    FailureKind,
     GivenBaseModel,
     JobDescription,
     JobNotFound,
@@ -28,9 +27,9 @@ from sf_sagemaker.training.platform import (
 )
 from sf_sagemaker.training.sagemaker_base_model import give_base_model
 from sf_sagemaker.training.sagemaker_code import upload_code
-from sf_sagemaker.training.sagemaker_errors import failure_kind, on_creation
+from sf_sagemaker.training.sagemaker_errors import failure_kind, on_creation, with_remedy
 from sf_sagemaker.training.sagemaker_image import Images
-from sf_sagemaker.training.sagemaker_jobs import SageMakerJobs, unavailable
+from sf_sagemaker.training.sagemaker_jobs import SageMakerJobs, moment, unavailable
 from sf_sagemaker.training.sagemaker_logs import log_page, read_log
 from sf_sagemaker.training.sagemaker_request import (
     CODE_CHANNEL,
@@ -69,7 +68,7 @@ class SageMakerTrainingPlatform:
         self.storage = storage
         self._aws = aws
         self._role_arn = role_arn
-        self._network = Network(tuple(subnets), tuple(security_groups)) if subnets else None
+        self._network = Network.of(subnets, security_groups)
         self._kms_key = kms_key
         self._images = Images(aws)
         self._jobs = SageMakerJobs(aws, "training job", "training_job", "TrainingJobName")
@@ -139,10 +138,10 @@ class SageMakerTrainingPlatform:
             name=name,
             status=status,
             secondary_status=answer["SecondaryStatus"],
-            created_at=_utc(answer["CreationTime"]),
-            started_at=_time(answer, "TrainingStartTime"),
-            ended_at=_time(answer, "TrainingEndTime"),
-            failure_reason=_with_remedy(reason, kind),
+            created_at=answer["CreationTime"].astimezone(UTC),
+            started_at=moment(answer, "TrainingStartTime"),
+            ended_at=moment(answer, "TrainingEndTime"),
+            failure_reason=with_remedy(reason, kind, "compute.instance_type"),
             failure_kind=kind,
             instance_type=resources.get("InstanceType"),
             instance_count=resources.get("InstanceCount", 1),
@@ -255,17 +254,3 @@ def _find_default_network(ec2: Any) -> Network:
 
 def _artifact(name: str) -> str:
     return f"{_OUTPUT}/{name}/output/model.tar.gz"
-
-
-def _with_remedy(reason: str | None, kind: FailureKind | None) -> str | None:
-    if kind is FailureKind.CAPACITY:
-        return f"{reason} (compute.instance_type chooses it)"
-    return reason
-
-
-def _time(answer: Mapping[str, Any], name: str) -> datetime | None:
-    return _utc(answer[name]) if name in answer else None
-
-
-def _utc(time: datetime) -> datetime:
-    return time.astimezone(UTC)

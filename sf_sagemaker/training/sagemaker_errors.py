@@ -78,3 +78,8 @@ def on_creation(
     if denied or error.code in ("ValidationException", "ParamValidation", "ResourceNotFound"):
         return JobRefused(text)
     return error
+
+
+def with_remedy(reason: str | None, kind: FailureKind | None, setting: str) -> str | None:
+    """Why a job failed, and the attribute that chooses its instances where none could be had."""
+    return f"{reason} ({setting} chooses it)" if kind is FailureKind.CAPACITY else reason

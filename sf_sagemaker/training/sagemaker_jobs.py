@@ -7,6 +7,7 @@ told apart from a job that doesn't exist and from one that somebody else created
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from threading import Lock
 from typing import Any
 
@@ -101,6 +102,11 @@ class SageMakerJobs:
     def _remember(self, name: str) -> None:
         with self._lock:
             self._known.setdefault(name, time.monotonic())
+
+
+def moment(answer: Mapping[str, Any], name: str) -> datetime | None:
+    """A time of an answer, in UTC; None where it has none."""
+    return answer[name].astimezone(UTC) if name in answer else None
 
 
 @contextmanager

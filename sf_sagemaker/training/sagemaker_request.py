@@ -49,6 +49,11 @@ class Network:
     subnets: tuple[str, ...]
     security_groups: tuple[str, ...]
 
+    @staticmethod
+    def of(subnets: Sequence[str], security_groups: Sequence[str]) -> "Network | None":
+        """None without subnets."""
+        return Network(tuple(subnets), tuple(security_groups)) if subnets else None
+
 
 def training_request(
     job: TrainingJob,
