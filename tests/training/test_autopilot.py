@@ -7,6 +7,7 @@ known, then 1 DescribeLogStreams and 1 GetLogEvents or more; 1 DescribeTrainingJ
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -190,13 +191,19 @@ def test_a_lost_answer_is_found_out(site: Site) -> None:
     assert len([job for job in site.service.automl.all() if job.name == result.name]) == 1
 
 
-def test_a_throttled_service_is_asked_again(site: Site) -> None:
+def test_a_throttled_service_is_asked_again(site: Site, wait_until: Callable[..., None]) -> None:
     for operation in ("CreateAutoMLJobV2", "DescribeAutoMLJobV2", "ListCandidatesForAutoMLJob"):
         site.service.faults.throttle(operation)
     site.service.faults.internal_error("CreateAutoMLJobV2")
     site.service.settings.hidden_seconds = 0.3
-    assert site.run(site.job()).attempt == 1
-    assert site.service.faults.left() == []
+    job = site.job()
+    # Candidates are listed only while the job trains.
+    site.service.automl.hold(job.name(1))
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(site.run, job)
+        wait_until(lambda: site.service.faults.left() == [])
+        site.service.automl.release(job.name(1))
+        assert running.result().attempt == 1
 
 
 def test_a_name_that_another_took_is_told(site: Site) -> None:
