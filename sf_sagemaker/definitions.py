@@ -15,7 +15,6 @@ for notice in (dg.BetaWarning, dg.PreviewWarning):
     warnings.filterwarnings("ignore", category=notice)
 
 # Nearly all that is loaded stays, and Python's garbage collector would walk all of it again and again.
-# gc.freeze would save as much again when a process ends, but DuckDB then prints what it calls leaks.
 gc.set_threshold(20_000, 20, 20)
 
 
@@ -43,4 +42,7 @@ def defs() -> dg.Definitions:
         ),
     )
     check_partitions(definitions)
+    # The end of a process walks everything, too, but for what is frozen. DuckDB must not be: it isn't
+    # imported yet, and would take what outlives it for leaks and print that.
+    gc.freeze()
     return definitions
