@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dagster_snowflake import SnowflakeResource
     from snowflake.connector import SnowflakeConnection
 
+# The connector's network_timeout stays unset: it also cancels each statement that runs longer.
 _LOGIN_SECONDS = 60
 
 
