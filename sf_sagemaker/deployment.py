@@ -39,6 +39,7 @@ _NO_AUTOPILOT = (
     "method: autopilot is SageMaker's, and SF_SAGEMAKER_DEPLOYMENT is local: set it to aws, or train with "
     "method: training_job"
 )
+_NO_TRANSFORMS = "batch transform jobs are SageMaker's, and SF_SAGEMAKER_DEPLOYMENT is local"
 
 
 def home() -> Path:
@@ -70,7 +71,7 @@ def name() -> str:
 def resources() -> Mapping[str, object]:
     """The resources that assets ask for by role: `warehouse`, `storage`, `training_platform`,
     `training_messages`, where its jobs report, `endpoint_host`, `batch_scoring`,
-    `bedrock` and `dbt_environment`.
+    `transform_platform`, `bedrock` and `dbt_environment`.
 
     Raises InvalidDeployment, before anything is read or started, where the environment is not right.
     """
@@ -102,6 +103,7 @@ def _local() -> Mapping[str, object]:
             home() / "endpoints", platform.fetch_artifact, environment=cache
         ),
         "batch_scoring": LocalBatchScoring(platform.fetch_artifact),
+        "transform_platform": UnavailablePlatform(_NO_TRANSFORMS),
         "autopilot_platform": UnavailablePlatform(_NO_AUTOPILOT),
         "autopilot_answers": UnavailableAnswers(_NO_AUTOPILOT),
         # Asks with whatever credentials of AWS there are, and none before it is used.
@@ -182,6 +184,7 @@ def _aws() -> Mapping[str, object]:
         "training_messages": SageMakerMessages(parts.storage),
         "endpoint_host": SageMakerEndpointHost(models_of(parts)),
         "batch_scoring": _batch_scoring(parts),
+        "transform_platform": _transforms(parts),
         "autopilot_platform": parts.autopilot,
         "autopilot_answers": _autopilot_answers(parts),
         "bedrock": bedrock_of(parts),

@@ -106,6 +106,17 @@ class Project:
         check_partitions(definitions)
         return definitions
 
+    def mistake(self) -> str:
+        """What the files are refused with: the error's text, and that of all that caused it."""
+        with pytest.raises(Exception) as raised:
+            self.definitions()
+        parts: list[str] = []
+        cause: BaseException | None = raised.value
+        while cause is not None:
+            parts.append(str(cause))
+            cause = cause.__cause__ or cause.__context__
+        return "\n".join(parts)
+
 
 @contextmanager
 def temporary_project() -> Iterator[Project]:

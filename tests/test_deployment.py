@@ -36,6 +36,7 @@ ROLES = {
     "autopilot_answers",
     "endpoint_host",
     "batch_scoring",
+    "transform_platform",
     "bedrock",
     "dbt_environment",
 }

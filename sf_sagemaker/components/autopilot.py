@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from sf_sagemaker.components.autopilot_report import autopilot_report
 from sf_sagemaker.components.trained_model import (
     ModelKind,
     PartitionDataset,
+    Report,
     Trainer,
     check_test_rows,
 )
@@ -27,6 +29,7 @@ from sf_sagemaker.periods import parse_duration
 from sf_sagemaker.training.autopilot_data import ChannelName, Rows, prepare_data
 from sf_sagemaker.training.autopilot_errors import AUTOML
 from sf_sagemaker.training.autopilot_job import AutopilotJob
+from sf_sagemaker.training.cost import actual_cost
 from sf_sagemaker.training.holding import RunHold
 from sf_sagemaker.training.job import RUN_TAG, Limits
 from sf_sagemaker.training.platform import LogLine
@@ -35,7 +38,7 @@ from sf_sagemaker.warehouse.dataset import DatasetSpec, Split
 from sf_sagemaker.warehouse.manifests import split_batches
 
 if TYPE_CHECKING:
-    from sf_sagemaker.serving.autopilot_answers import AutopilotAnswers
+    from sf_sagemaker.serving.autopilot_answers import AskedByTransform, AutopilotAnswers
     from sf_sagemaker.training.autopilot import AutopilotPlatform
 
 PLATFORM = "autopilot_platform"
@@ -70,14 +73,41 @@ def autopilot_kind(spec: DatasetSpec, autopilot: Autopilot, compute: Compute) ->
         inference = autopilot.inference
         options = AskingOptions(
             model=spec.model,
-            instance_type=inference.instance_type,
+            limits=replace(inference.limits(), kms_key=compute.kms_key),
             max_new_tokens=inference.max_new_tokens,
-            kms_key=compute.kms_key,
         )
-        bound = AnswerScorer(spec, asking.on_behalf_of(RunHold(context, "transform job"), options))
-        return replace(kind, scorer=bound, report=partial(autopilot_report, bound))
+        hold = RunHold(context, "transform job")
+        asked = asking.on_behalf_of(hold, options)
+
+        def report(artifact: Path, dataset: PartitionDataset) -> Report:
+            # Of its own, for partitions may be reported on side by side.
+            asked = asking.on_behalf_of(hold, options)
+            said = autopilot_report(AnswerScorer(spec, asked), artifact, dataset)
+            return replace(said, metadata={**said.metadata, **_answers_metadata(asked)})
+
+        return replace(
+            kind,
+            scorer=AnswerScorer(spec, asked),
+            report=report,
+            scoring_metadata=lambda: _answers_metadata(asked),
+        )
 
     return replace(kind, bind=bind)
+
+
+def _answers_metadata(asked: "AskedByTransform") -> dict[str, Any]:
+    """The transform jobs that gave answers since this was last asked for, and what they cost.
+
+    As for training jobs, those that were adopted are among them.
+    """
+    jobs = list(asked.jobs.values())
+    asked.jobs.clear()
+    if not jobs:
+        return {}
+    metadata: dict[str, Any] = {"answers_transform_jobs": ", ".join(job.name for job in jobs)}
+    costs = [actual_cost(job.description, asked.options.limits) for job in jobs]
+    known = [cost for cost in costs if cost is not None]
+    return {**metadata, "answers_cost": sum(known)} if known else metadata
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,16 @@
 from pydantic import Field, field_validator, model_validator
 
 from sf_sagemaker.components.component import Attributes, within
+from sf_sagemaker.components.transform_attributes import TransformBounds
 from sf_sagemaker.periods import parse_duration
 from sf_sagemaker.training.autopilot_models import BASE_MODELS, DEFAULT_BASE_MODEL, needs_eula
 from sf_sagemaker.training.sagemaker_image import has_gpus
 
 
-class AutopilotInference(Attributes):
+class AutopilotInference(TransformBounds):
     """How the models are asked for their answers when they are evaluated: by batch transform jobs."""
+
+    settings = "autopilot.inference"
 
     instance_type: str = Field(
         default="ml.g5.12xlarge",

@@ -126,7 +126,8 @@ def champion(
     ) -> Iterator[dg.MaterializeResult]:
         warehouse: Warehouse = context.resources.warehouse
         storage: Storage = context.resources.storage
-        predictors = kind.predictors(context)
+        bound = kind.bound(context)
+        predictors = bound.predictors(context)
         if config.version is not None:
             result = _rolled_back(
                 storage, spec.model, cadence, predictors, rules, config.version, context.run_id
@@ -154,7 +155,10 @@ def champion(
         if result.series:
             plot = lifecycle_plots.decay_series(result.series, rules.limits, metric)
         yield dg.MaterializeResult(
-            metadata=champion_metadata(result, cadence, plot, storage),
+            metadata={
+                **champion_metadata(result, cadence, plot, storage),
+                **bound.scoring_metadata(),
+            },
             data_version=dg.DataVersion(
                 result.champion.training_job if result.champion else "none"
             ),

@@ -7,12 +7,12 @@ from pydantic import Field, field_validator, model_validator
 
 from sf_sagemaker.components.attributes import check_instance_type
 from sf_sagemaker.components.component import Attributes, within
+from sf_sagemaker.components.transform_attributes import TransformBounds
 from sf_sagemaker.periods import parse_duration
 from sf_sagemaker.serving.batch import TransformOptions
 from sf_sagemaker.serving.endpoint import EndpointOptions
 from sf_sagemaker.serving.errors import InvalidEndpoint
 from sf_sagemaker.serving.hosting import AlarmRules, Hosting, Instances, Rollout, Serverless
-from sf_sagemaker.training.job import Limits
 
 _HOURS = 730  # of a month
 
@@ -212,8 +212,10 @@ class Endpoint(Attributes):
         return self.price_per_hour * self.instance_count * _HOURS
 
 
-class Transform(Attributes):
+class Transform(TransformBounds):
     """A SageMaker batch transform job for each large period; local deployments score it themselves."""
+
+    settings = "predictions.transform"
 
     min_rows: int = Field(
         default=1_000_000, description="Periods of fewer rows are scored in the run's own process."
@@ -233,26 +235,26 @@ class Transform(Attributes):
     image: str | None = Field(
         default=None, description="An inference image in place of SageMaker's own."
     )
-    price_per_hour: float | None = Field(
-        default=None, description="Of one instance; with it, metadata says what a job cost."
-    )
 
     _rows = within("min_rows", least=1)
     _instances = within("instance_count", least=1, most=100)
     _concurrent = within("max_concurrent", least=1, most=20)
     _payload = within("max_payload_mb", least=1, most=5)
-    _price = within("price_per_hour", least=0)
 
     @field_validator("instance_type")
     @classmethod
     def _is_instance_type(cls, value: str) -> str:
         return check_instance_type(value)
 
+    @property
+    def hosts(self) -> int:
+        return self.instance_count
+
     def options(self) -> TransformOptions:
         """The same, as batch scoring takes it."""
         return TransformOptions(
             min_rows=self.min_rows,
-            limits=Limits(instance_type=self.instance_type, price_per_hour=self.price_per_hour),
+            limits=self.limits(),
             instance_count=self.instance_count,
             max_concurrent=self.max_concurrent,
             max_payload_mb=self.max_payload_mb,

@@ -89,7 +89,8 @@ def evaluation(
     ) -> dg.MaterializeResult:
         warehouse: Warehouse = context.resources.warehouse
         storage: Storage = context.resources.storage
-        predictors = kind.predictors(context)
+        bound = kind.bound(context)
+        predictors = bound.predictors(context)
         now = _now(context, source_key, cadence)
         known_by = datetime.fromisoformat(config.known_by) if config.known_by else now
 
@@ -109,7 +110,7 @@ def evaluation(
             )
             for left_out in evaluated.left_out:
                 context.log.warning(f"{left_out.predictor} was left out: {left_out.reason}")
-            metadata = _metadata(evaluated, storage)
+            metadata = {**_metadata(evaluated, storage), **bound.scoring_metadata()}
             if from_predictions:
                 metadata["rows_from_predictions"] = evaluated.from_predictions
             return Materialized(metadata)

@@ -113,8 +113,9 @@ class ModelKind:
 
     `platform` is the resource that runs its jobs, and `service` how a kind is trained that isn't by
     the container program. Where its models are scored by other means than what lies in the artifact,
-    those are the resources `means`, and `bind` gives the kind that uses them. `accept_eula` says that
-    somebody has accepted the terms of use of its base model.
+    those are the resources `means`, and `bind` gives the kind that uses them; `scoring_metadata` says
+    what its scorer has used of them since it was last called. `accept_eula` says that somebody has
+    accepted the terms of use of its base model.
     """
 
     asset_name: str
@@ -128,6 +129,7 @@ class ModelKind:
     service: "Method | None" = None
     means: frozenset[str] = frozenset()
     bind: "Callable[[dg.AssetExecutionContext], ModelKind] | None" = None
+    scoring_metadata: Callable[[], Mapping[str, Any]] = dict
     accept_eula: bool = False
 
     @property

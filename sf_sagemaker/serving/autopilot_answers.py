@@ -8,7 +8,7 @@ model isn't asked twice.
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,7 +27,7 @@ from sf_sagemaker.storage import KeyExists
 from sf_sagemaker.training.autopilot_candidate import Candidate
 from sf_sagemaker.training.job import Limits, short_digest
 from sf_sagemaker.training.platform import FailureKind
-from sf_sagemaker.training.run import run_job
+from sf_sagemaker.training.run import JobResult, run_job
 
 _PARTITION = "answers"  # where a transform job's name and folder have a period
 _PART = "part-00000"
@@ -37,12 +37,11 @@ _TEXTS = ("generated_text", "generation", "generated_texts")
 
 @dataclass(frozen=True)
 class AskingOptions:
-    """For which model, on what instance, and how many tokens it may write."""
+    """For which model, within which limits, and how many tokens it may write."""
 
     model: str
-    instance_type: str
+    limits: Limits
     max_new_tokens: int
-    kms_key: str | None = None
 
 
 class AutopilotAnswers:
@@ -69,12 +68,16 @@ class UnavailableAnswers:
 
 @dataclass(frozen=True)
 class AskedByTransform:
-    """Asks models by batch transform jobs; the role Answers of sf_sagemaker.lifecycle."""
+    """Asks models by batch transform jobs; the role Answers of sf_sagemaker.lifecycle.
+
+    `jobs` are those that gave answers, by name.
+    """
 
     transforms: SageMakerTransforms
     models: SageMakerModels
     hold: JobHold
     options: AskingOptions
+    jobs: dict[str, JobResult] = field(default_factory=dict)
 
     def of(self, artifact: Path) -> Ask:
         """Asks the model of a candidate. Raises ArtifactCorrupt.
@@ -99,13 +102,9 @@ class AskedByTransform:
             _PARTITION,
             self._sagemaker_model(candidate),
             self._export(distinct),
-            TransformOptions(
-                min_rows=1,
-                limits=Limits(
-                    instance_type=self.options.instance_type, kms_key=self.options.kms_key
-                ),
-            ),
+            TransformOptions(min_rows=1, limits=self.options.limits),
             bodies=True,
+            tags=self.hold.tags,
         )
         try:
             result = run_job(
@@ -122,6 +121,7 @@ class AskedByTransform:
             if error.description.failure_kind in (FailureKind.ALGORITHM, FailureKind.CONFIGURATION):
                 raise NotAnswered(f"{candidate.job} gives no answers: {error}") from error
             raise
+        self.jobs[result.name] = result
         answers = dict(
             zip(distinct, self._read(job.output_key(result.name), distinct), strict=True)
         )

@@ -7,12 +7,13 @@ import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from sf_sagemaker.periods import Cadence, Period
@@ -136,7 +137,8 @@ class TransformOptions:
     """How periods of at least `min_rows` rows are scored by a batch transform job, where there are any.
 
     `max_concurrent` requests of up to `max_payload_mb` are under way on an instance at a time. `image`
-    is an inference image in place of SageMaker's own. `limits` names instances and their price.
+    is an inference image in place of SageMaker's own. Of `limits`, instances, time and money count:
+    `max_cost` is what a period may cost, all attempts together.
     """
 
     min_rows: int
@@ -149,6 +151,11 @@ class TransformOptions:
 
 class JobHold(Protocol):
     """What waits for a job on somebody's behalf, as training.holding.RunHold does for a run."""
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """The tags that a job of its has."""
+        ...
 
     def check(self) -> None:
         """Raises where no job should be started any more."""
@@ -177,6 +184,8 @@ class JobHold(Protocol):
 
 class NoHold:
     """Waits on nobody's behalf: an interruption leaves the job for the next one who asks."""
+
+    tags: Mapping[str, str] = MappingProxyType({})
 
     def check(self) -> None:
         pass

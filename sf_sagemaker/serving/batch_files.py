@@ -8,6 +8,7 @@ or with two, is an error. The keys themselves keep the warehouse's types, and do
     transforms/<model>/<partition>/<digest>/export.json    written last: what makes it an export
     transforms/<model>/<partition>/<digest>/<attempt>/rows/part-00000.jsonl
     transforms/<model>/<partition>/<digest>/<attempt>/keys/part-00000.parquet
+    transforms/<model>/<partition>/<digest>/output/<job>/part-00000.jsonl.out
 """
 
 import json
@@ -28,6 +29,7 @@ FOLDER = "transforms"
 OUTPUT = "SageMakerOutput"  # what batch transform calls a prediction that it joins to its row
 
 _EXPORT = "export.json"
+_OUTPUT_FOLDER = "output"
 
 
 class UnsendableValue(ServingError):
@@ -128,6 +130,21 @@ def output_keys(storage: Storage, folder: str) -> Mapping[str, str]:
         for key in storage.list(folder)
         if key.endswith(".jsonl.out")
     }
+
+
+def jobs_with_output(storage: Storage, model: str, partition: str) -> Iterator[str]:
+    """The names of the transform jobs that left predictions of a period, as far as they are kept."""
+    found: set[str] = set()
+    for key in storage.list(f"{FOLDER}/{model}/{partition}"):
+        _, _, _, _, kind, name, *_ = [*key.split("/"), "", ""]
+        if kind == _OUTPUT_FOLDER and name not in found:
+            found.add(name)
+            yield name
+
+
+def output_key(model: str, partition: str, export: Export, name: str) -> str:
+    """The folder of what the transform job of that name writes."""
+    return f"{FOLDER}/{model}/{partition}/{export.digest}/{_OUTPUT_FOLDER}/{name}"
 
 
 def _committed(storage: Storage, folder: str) -> Export | None:

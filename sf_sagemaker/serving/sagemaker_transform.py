@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,20 +20,29 @@ from sf_sagemaker.serving.batch_files import (
     OUTPUT,
     Export,
     export_rows,
+    output_key,
     output_keys,
     read_output,
 )
 from sf_sagemaker.serving.endpoint import FetchArtifact, ServedModel
 from sf_sagemaker.serving.errors import ServingError
 from sf_sagemaker.serving.sagemaker_model import SERVER_TIMEOUT_SECONDS, SageMakerModels
+from sf_sagemaker.training.cost import check_cost
 from sf_sagemaker.training.errors import JobFailed
 from sf_sagemaker.training.job import Limits, attempt_name, short_digest
-from sf_sagemaker.training.platform import JobDescription, JobStatus, LogLine, Pacing
+from sf_sagemaker.training.platform import (
+    JobDescription,
+    JobStatus,
+    LogLine,
+    Pacing,
+    TaggedJob,
+)
 from sf_sagemaker.training.run import JobKind, run_job
 from sf_sagemaker.training.sagemaker_errors import failure_kind, on_creation, with_remedy
 from sf_sagemaker.training.sagemaker_jobs import SageMakerJobs, moment, unavailable
 from sf_sagemaker.training.sagemaker_logs import log_page, read_log
 from sf_sagemaker.training.sagemaker_request import TAG_PREFIX, has_own_disks, project_tag
+from sf_sagemaker.training.sagemaker_tags import MAX_RUNTIME_TAG, jobs_of_runs
 
 NOUN = "transform job"
 LOG_GROUP = "/aws/sagemaker/TransformJobs"
@@ -65,6 +74,21 @@ class TransformJobStopped(ServingError):
         self.description = description
 
 
+class TransformJobOverdue(ServingError):
+    """A job that was stopped because it ran for longer than it may."""
+
+    permanent = True
+
+    def __init__(self, description: JobDescription, limits: Limits) -> None:
+        setting = f"{limits.settings}.max_runtime"
+        super().__init__(
+            f"transform job {description.name} ran for longer than {setting}, {limits.max_runtime}, and "
+            f"was stopped: nothing was written. Raise {setting}, or choose more or faster instances, and "
+            "materialize again for another attempt, which starts from the beginning"
+        )
+        self.description = description
+
+
 def _vanished(name: str) -> ServingError:
     return ServingError(
         f"transform job {name} no longer exists, although a run waits for it. Materialize again"
@@ -78,7 +102,9 @@ def _exhausted(first: str, last: str) -> ServingError:
     )
 
 
-TRANSFORM = JobKind(NOUN, TransformJobFailed, TransformJobStopped, _vanished, _exhausted)
+TRANSFORM = JobKind(
+    NOUN, TransformJobFailed, TransformJobStopped, _vanished, _exhausted, TransformJobOverdue
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +114,7 @@ class TransformJob:
 
     With `bodies`, each line of the export is the body of a request, and lines of output are answers in
     their order; otherwise each is a row, whose features are asked about and whose number comes back.
+    `tags` are for finding the job.
     """
 
     model: str
@@ -96,6 +123,7 @@ class TransformJob:
     export: Export
     options: TransformOptions
     bodies: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def limits(self) -> Limits:
@@ -124,7 +152,7 @@ class TransformJob:
 
     def output_key(self, name: str) -> str:
         """The folder of what the attempt of that name writes."""
-        return f"{FOLDER}/{self.model}/{self.partition}/{self.export.digest}/output/{name}"
+        return output_key(self.model, self.partition, self.export, name)
 
 
 def transform_request(
@@ -153,10 +181,13 @@ def transform_request(
         if not has_own_disks(options.limits.instance_type):
             resources["VolumeKmsKeyId"] = kms_key
     tags = {
+        **job.tags,
         **project_tag(project),
         f"{TAG_PREFIX}model": job.model,
-        f"{TAG_PREFIX}partition": job.partition,
+        MAX_RUNTIME_TAG: f"{options.limits.max_runtime.total_seconds():.0f}",
     }
+    if not job.bodies:
+        tags[f"{TAG_PREFIX}partition"] = job.partition
     joined = {
         "DataProcessing": {
             "InputFilter": "$.features",
@@ -207,7 +238,9 @@ class SageMakerTransforms:
         self._jobs = SageMakerJobs(aws, NOUN, "transform_job", "TransformJobName")
 
     def create(self, job: TransformJob, name: str, environment: Mapping[str, str]) -> None:
-        """Starts a job. Raises JobNameTaken, JobRefused, and PlatformUnavailable."""
+        """Starts a job. Raises JobNameTaken; JobRefused, or CostAboveMaximum, before anything is created;
+        and PlatformUnavailable."""
+        check_cost(job.limits, job.instance_count)
         request = transform_request(
             job,
             name,
@@ -218,10 +251,11 @@ class SageMakerTransforms:
             project=self.storage.project,
             kms_key=job.limits.kms_key or self._kms_key,
         )
+        setting = f"{job.limits.settings}.instance_type"
         self._jobs.create(
             request,
             lambda there: there.get("Environment") == request["Environment"],
-            lambda error: on_creation(error, self._role_arn, _USE, _SETTING),
+            lambda error: on_creation(error, self._role_arn, _USE, setting),
         )
 
     def describe(self, name: str) -> JobDescription:
@@ -263,6 +297,11 @@ class SageMakerTransforms:
     def read_log(self, name: str, cursor: str | None) -> tuple[Sequence[LogLine], str | None]:
         with unavailable():
             return read_log(self._aws.client("logs"), name, cursor, LOG_GROUP)
+
+    def jobs_of_runs(self, run_ids: Sequence[str]) -> Sequence[TaggedJob]:
+        with unavailable():
+            client = self._aws.client("resourcegroupstaggingapi")
+            return jobs_of_runs(client, self.storage.project, run_ids, "transform-job")
 
     def has_artifact(self, name: str) -> bool:
         """Whether there is output for every part of the input."""
@@ -319,7 +358,9 @@ class SageMakerBatchScoring:
         sagemaker_model = self._models.ensure_model(
             model, image=transform.image, instance_type=transform.limits.instance_type
         )
-        job = TransformJob(model.model, rows.period.key, sagemaker_model, export, transform)
+        job = TransformJob(
+            model.model, rows.period.key, sagemaker_model, export, transform, tags=hold.tags
+        )
         result = run_job(
             job,
             self._transforms,

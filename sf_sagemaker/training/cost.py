@@ -1,4 +1,4 @@
-"""What training jobs cost, by a price that is configured: at most, beforehand, and afterwards."""
+"""What jobs cost, by a price that is configured: at most, beforehand, and afterwards."""
 
 from dataclasses import replace
 
@@ -34,11 +34,17 @@ def check_cost(limits: Limits, instance_count: int, jobs: int = 1, *, spent: flo
     if cost is not None and limits.max_cost is not None and spent + cost > limits.max_cost:
         before = f", after the {spent:.2f} of attempts that failed" if spent else ""
         share = "the job's share of " if spent else ""
+        settings = limits.settings
+        remedies = [f"lower {settings}.max_runtime"]
+        if instance_count > 1:
+            remedies.append(f"lower {settings}.instance_count")
+        if jobs > 1:
+            remedies.append("build fewer partitions at once")
         raise CostAboveMaximum(
-            f"{jobs} training job{'s' if jobs > 1 else ''} of {instance_count} x "
+            f"{jobs} job{'s' if jobs > 1 else ''} of {instance_count} x "
             f"{limits.instance_type} for up to {limits.max_runtime} could cost {cost:.2f}{before}, "
-            f"and {share}compute.max_cost is {limits.max_cost:.2f}: lower compute.max_runtime or "
-            "compute.instance_count, build fewer partitions at once, or raise compute.max_cost"
+            f"and {share}{settings}.max_cost is {limits.max_cost:.2f}: {', '.join(remedies)}, or raise "
+            f"{settings}.max_cost"
         )
 
 

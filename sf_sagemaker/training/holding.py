@@ -6,7 +6,7 @@ interruption leaves it for the next run.
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from threading import Event, Lock
@@ -14,6 +14,7 @@ from threading import Event, Lock
 import dagster as dg
 
 from sf_sagemaker.errors import SfSagemakerError
+from sf_sagemaker.training.job import RUN_TAG
 from sf_sagemaker.training.platform import JobDescription, LogLine
 
 JOB_TAG_PREFIX = "sf_sagemaker/"
@@ -56,6 +57,11 @@ class RunHold:
         self._interrupted = interrupted
         # Dagster reads a run's tags and writes them back: one of two would be lost.
         self._tagging = tagging or Lock()
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """The tags of a job that is created for the run, by which it is found afterwards."""
+        return {RUN_TAG: self._context.run_id}
 
     def check(self) -> None:
         """Raises RunCancelled for a run that is being cancelled.

@@ -104,8 +104,9 @@ class Limits:
     With `spot`, the job waits for capacity and runs for `max_wait` at most. `keep_alive` is how long
     its machines stay for the next job. `subnets` and `security_groups` go together; with
     `default_subnets` they are those of the account's default network. `price_per_hour` is of one
-    instance, and `max_cost` bounds what a run's jobs can cost, in the same currency. Locally, only
-    `max_runtime` has an effect.
+    instance, and `max_cost` bounds what a run's jobs can cost, in the same currency. `settings` is the
+    group of attributes that they are from, as messages name it. Locally, only `max_runtime` has an
+    effect.
     """
 
     instance_type: str = "ml.m5.xlarge"
@@ -121,6 +122,7 @@ class Limits:
     kms_key: str | None = None
     price_per_hour: float | None = None
     max_cost: float | None = None
+    settings: str = "compute"
 
 
 @dataclass(frozen=True)

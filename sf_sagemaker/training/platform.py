@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -93,6 +93,12 @@ class JobDescription:
     log: str | None = None
     ours: bool = True
 
+    def ran_longer_than(self, duration: timedelta) -> bool:
+        """Whether it ran, until its end or until now, for longer than that."""
+        if self.started_at is None:
+            return False
+        return (self.ended_at or datetime.now(UTC)) - self.started_at > duration
+
 
 @dataclass(frozen=True)
 class GivenBaseModel:
@@ -113,12 +119,16 @@ class LogLine:
 
 @dataclass(frozen=True)
 class TaggedJob:
-    """A job, what it trains, and the Dagster run that created it."""
+    """A job, the model and the partition that it is of, and the Dagster run that created it.
+
+    `max_runtime` is how long it may run, where its platform doesn't see to that.
+    """
 
     name: str
     model: str
     partition: str
     run_id: str
+    max_runtime: timedelta | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +184,10 @@ class JobPlatform(Protocol[_Job]):
         """Whether what a completed job left, the model.tar.gz of a training, is still there."""
         ...
 
+    def jobs_of_runs(self, run_ids: Sequence[str]) -> Sequence[TaggedJob]:
+        """The jobs that runs created, whatever became of them, by the tags that they carry."""
+        ...
+
 
 class ModelPlatform(JobPlatform[_Job], Protocol[_Job]):
     """Runs jobs that make models. `bills` says that they cost money."""
@@ -186,10 +200,6 @@ class ModelPlatform(JobPlatform[_Job], Protocol[_Job]):
 
         Raises JobNotFound, ArtifactMissing where the artifact is gone, or ArtifactCorrupt.
         """
-        ...
-
-    def jobs_of_runs(self, run_ids: Sequence[str]) -> Sequence[TaggedJob]:
-        """The jobs that runs created, whatever became of them, by the tags that they carry."""
         ...
 
 

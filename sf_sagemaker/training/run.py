@@ -79,7 +79,8 @@ class JobKind:
     """What jobs of a kind are called, and what is raised for one that ends without a result.
 
     `failed` gets the job and the last lines of its log, `vanished` the name of a job that was deleted,
-    and `exhausted` the names of the first and the last attempt.
+    and `exhausted` the names of the first and the last attempt. Jobs whose platform doesn't bound their
+    time have `overdue`, which gets the limits that a job was stopped for: who waits for it stops it.
     """
 
     noun: str
@@ -87,6 +88,7 @@ class JobKind:
     stopped: Callable[[JobDescription], SfSagemakerError]
     vanished: Callable[[str], SfSagemakerError]
     exhausted: Callable[[str, str], SfSagemakerError]
+    overdue: Callable[[JobDescription, Limits], SfSagemakerError] | None = None
 
 
 TRAINING = JobKind(
@@ -180,7 +182,15 @@ def run_job(
                         ended = True
                         continue
                 description, log_tail = _wait(
-                    platform, kind, name, on_log, take_message, on_status, log_complete, patient
+                    platform,
+                    kind,
+                    name,
+                    job.limits,
+                    on_log,
+                    take_message,
+                    on_status,
+                    log_complete,
+                    patient,
                 )
                 ended = True
             finally:
@@ -205,6 +215,8 @@ def run_job(
             pause(jittered(seconds))
             continue
         if description.status is JobStatus.STOPPED:
+            if kind.overdue is not None and description.ran_longer_than(job.limits.max_runtime):
+                raise kind.overdue(description, job.limits)
             raise kind.stopped(description)
         return JobResult(name, attempt, adopted, description)
     raise kind.exhausted(job.name(1), job.name(max_attempts))
@@ -290,6 +302,7 @@ def _wait(
     platform: JobPlatform[_Job],
     kind: JobKind,
     name: str,
+    limits: Limits,
     on_log: Callable[[LogLine], None],
     take_message: Callable[[LogLine], bool],
     on_status: Callable[[JobDescription], None],
@@ -324,6 +337,13 @@ def _wait(
                 seen = status
             if description.status.ended:
                 break
+            if (
+                kind.overdue is not None
+                and description.status is not JobStatus.STOPPING
+                and description.ran_longer_than(limits.max_runtime)
+            ):
+                # It may complete all the same, and is waited for.
+                patient.ask(lambda: platform.stop(name))
             # Before its start, a job has logged nothing.
             if description.started_at is not None:
                 changed |= pass_on()

@@ -9,7 +9,6 @@ from typing import Any, cast
 import dagster as dg
 import pytest
 
-from components.test_yaml_mistakes import message_of
 from locations import (
     Location,
     Project,
@@ -93,7 +92,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             "(report_id integer, reported_on date, prompt varchar, completion varchar)",
             f"insert into SAFETY.TRIAGE values {', '.join(rows())}",
         )
-        project.add("triage", TRIAGE)
+        project.add(
+            "triage", TRIAGE.replace("epochs: 3", "epochs: 3, inference: {price_per_hour: 36}")
+        )
         resources = paced(dict(deployment.resources()), there.aws.role_arn)
         definitions = dg.Definitions.merge(
             project.stack.enter_context(project.sandbox.build_all_defs()),
@@ -183,6 +184,24 @@ def test_what_autopilot_says_of_its_candidate_is_shown(site: Site, life: Life) -
     assert metadata["base_model"] == "Mistral7BInstruct"
     assert step["name"] in metadata["log"]
     assert metadata["cost"] == pytest.approx(metadata["billable_seconds"] / 100)
+
+
+@pytest.mark.slow
+def test_what_answers_cost_is_shown(site: Site, life: Life) -> None:
+    """At 36 an hour: of the report's one job, and of a job for each model that is evaluated."""
+    for metadata, asked in (
+        (metadata_of(life.first, MODEL), 1),
+        (metadata_of(life.evaluation, EVALUATION), 2),
+    ):
+        names = metadata["answers_transform_jobs"].split(", ")
+        assert len(names) == asked
+        jobs = [site.production.aws.transforms[name] for name in names]
+        seconds = sum(
+            (job.ended - job.started).total_seconds() for job in jobs if job.started and job.ended
+        )
+        assert seconds > 0
+        assert metadata["answers_cost"] == pytest.approx(seconds / 100, rel=0.01)
+        assert RUN_TAG in jobs[0].tags
 
 
 @pytest.mark.slow
@@ -302,7 +321,7 @@ def test_the_orphan_sensor_stops_jobs_that_nobody_wants(site: Site, life: Life) 
     there.aws.automl.hold(name)
     tagged = AutopilotJob(**{**vars(job), "tags": {RUN_TAG: run.run_id}})
     platform.create(tagged, name, {})
-    platforms = ("training_platform", "autopilot_platform")
+    platforms = ("training_platform", "autopilot_platform", "transform_platform")
     context = dg.build_sensor_context(
         instance=instance, resources={"storage": site.resources["storage"]}
         | {platform: site.resources[platform] for platform in platforms},
@@ -363,6 +382,8 @@ def test_locally_it_is_an_error_when_it_is_built(tmp_path: Path) -> None:
         ("method: autopilot", "method: training_job\\n  base_model: package:x", "autopilot",
          "belongs to method: autopilot"),
         ("method: autopilot", "method: automl", "method", "'training_job' or 'autopilot'"),
+        ("epochs: 3", "inference: {max_runtime: 2 hours, price_per_hour: 7, max_cost: 10}",
+         "autopilot.inference", "could cost 14.00, and autopilot.inference.max_cost is 10.00"),
         ("  autopilot: {base_model: Mistral7BInstruct, accept_eula: false, epochs: 3}\\n", "",
          "method", "needs the attribute autopilot"),
     ],
@@ -373,9 +394,7 @@ def test_a_mistake_is_located_and_explained(
     right, wrong = (text.replace("\\n", "\n") for text in (right, wrong))
     assert right in TRIAGE
     file = project.add("triage", TRIAGE.replace(right, wrong))
-    with pytest.raises(Exception) as raised:
-        project.definitions()
-    message = message_of(raised.value)
+    message = project.mistake()
     assert str(file) in message, message
     assert f"attributes.{located}" in message, message
     assert says in message, message

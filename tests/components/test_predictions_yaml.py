@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.test_yaml_mistakes import MODEL, message_of
+from components.test_yaml_mistakes import MODEL
 
 SCORED = MODEL + "  predictions: {batch_rows: 5000, transform: {min_rows: 100000}}\n"
 
@@ -21,6 +21,18 @@ def test_large_periods_and_evaluations_from_predictions(project):
         ("min_rows: 100000", "max_concurrent: 50", ["max_concurrent", "20"]),
         ("min_rows: 100000", "instance_count: 0", ["instance_count", "1"]),
         ("min_rows: 100000", "instance_type: m5.xlarge", ["instance_type", "ml.m5.xlarge"]),
+        ("min_rows: 100000", "max_runtime: 7 days", ["transform.max_runtime", "at most 6 days"]),
+        ("min_rows: 100000", "max_runtime: soon", ["predictions.transform.max_runtime", "soon"]),
+        (
+            "min_rows: 100000",
+            "max_cost: 5",
+            ["predictions.transform", "max_cost needs price_per_hour"],
+        ),
+        (
+            "min_rows: 100000",
+            "max_runtime: 2 hours, instance_count: 3, price_per_hour: 1, max_cost: 5",
+            ["could cost 6.00, and predictions.transform.max_cost is 5.00"],
+        ),
         ("min_rows: 100000", "minimum: 5", ["predictions.transform.minimum", "There are: "]),
         ("batch_rows: 5000", "batch_rows: none", ["predictions.batch_rows", "integer"]),
     ],
@@ -28,17 +40,13 @@ def test_large_periods_and_evaluations_from_predictions(project):
 def test_a_mistake_is_named(project, right, wrong, says):
     assert right in SCORED
     project.add("house_prices", SCORED.replace(right, wrong))
-    with pytest.raises(Exception) as failed:
-        project.definitions()
-    message = message_of(failed.value)
+    message = project.mistake()
     for part in says:
         assert part in message
 
 
 def test_an_evaluation_from_predictions_needs_them(project):
     project.add("house_prices", MODEL.replace("metric:", "from_predictions: true, metric:"))
-    with pytest.raises(Exception) as failed:
-        project.definitions()
-    message = message_of(failed.value)
+    message = project.mistake()
     assert "attributes.evaluation.from_predictions: it needs predictions" in message
     assert "defs.yaml" in message

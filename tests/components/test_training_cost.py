@@ -31,9 +31,7 @@ def test_a_run_that_could_cost_too_much_is_refused_as_a_whole(priced: Location) 
     months = ("2023-04-01", "2023-06-01")
     result = priced.materialize([MODEL], partitions=months, tags={"dagster/max_retries": "2"})
     assert not result.success
-    assert "3 training jobs of 2 x ml.m5.xlarge for up to 1:00:00 could cost 9.00" in failure_of(
-        result
-    )
+    assert "3 jobs of 2 x ml.m5.xlarge for up to 1:00:00 could cost 9.00" in failure_of(result)
     run = priced.instance.get_run_by_id(result.run_id)
     assert run is not None
     assert run.tags["dagster/retry_on_asset_or_op_failure"] == "false"

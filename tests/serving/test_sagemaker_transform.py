@@ -4,16 +4,22 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from serving.transform_site import OPTIONS, TransformSite, transform_site
-from sf_sagemaker.serving.batch import NoHold
+from sf_sagemaker.serving.batch import NoHold, TransformOptions
 from sf_sagemaker.serving.batch_files import PredictionsIncomplete, UnsendableValue
-from sf_sagemaker.serving.sagemaker_transform import TransformJobFailed, TransformJobStopped
-from sf_sagemaker.training.job import Limits
-from sf_sagemaker.training.platform import JobRefused
+from sf_sagemaker.serving.sagemaker_transform import (
+    TransformJobFailed,
+    TransformJobOverdue,
+    TransformJobStopped,
+)
+from sf_sagemaker.training.cost import CostAboveMaximum
+from sf_sagemaker.training.job import RUN_TAG, Limits
+from sf_sagemaker.training.platform import JobRefused, TaggedJob
 from standins.sagemaker.quotas import TRANSFORM
 from standins.sagemaker.service import SageMakerService
 
@@ -92,7 +98,12 @@ def test_the_job_that_was_asked_for(site: TransformSite) -> None:
     assert request["TransformResources"] == {"InstanceType": "ml.m5.xlarge", "InstanceCount": 2}
     assert request["MaxConcurrentTransforms"] == 3
     tags = {tag["Key"]: tag["Value"] for tag in request["Tags"]}
-    assert tags["sf_sagemaker:project"] == f"s3://{site.storage.bucket}/serving/tests"
+    assert tags == {
+        "sf_sagemaker:project": f"s3://{site.storage.bucket}/serving/tests",
+        "sf_sagemaker:model": "houses",
+        "sf_sagemaker:partition": "2024-01-08",
+        "sf_sagemaker:max_runtime": "3600",
+    }
     its = scored.job.description
     assert its.billable_seconds is not None
     assert scored.predicted_at == its.ended_at
@@ -382,3 +393,90 @@ def test_the_price_says_what_a_job_cost(site: TransformSite) -> None:
     assert its.billable_seconds is not None
     assert actual_cost(its, OPTIONS.limits) == pytest.approx(its.billable_seconds * 36 / 3600)
     assert actual_cost(its, Limits()) is None
+
+
+def bounded(seconds: float, max_cost: float | None = None) -> TransformOptions:
+    """Options for jobs that may run so long, at 1.00 a second and instance."""
+    return replace(
+        OPTIONS,
+        limits=Limits(
+            max_runtime=timedelta(seconds=seconds),
+            price_per_hour=3600.0,
+            settings="predictions.transform",
+            max_cost=max_cost,
+        ),
+    )
+
+
+def test_a_job_that_runs_for_too_long_is_stopped(site: TransformSite) -> None:
+    site.service.settings.downloading_seconds = 60
+    with pytest.raises(
+        TransformJobOverdue,
+        match=r"longer than predictions\.transform\.max_runtime, 0:00:01, and was",
+    ) as raised:
+        site.transform(bounded(1))
+    assert raised.value.permanent
+    (name,) = jobs(site)
+    assert site.service.transforms[name].status == "Stopped"
+    assert site.service.calls.count("StopTransformJob") == 1
+    assert site.sql("select count(*) from information_schema.tables "
+                    "where table_schema = 'predictions'") == [(0,)]  # fmt: skip
+    site.service.settings.downloading_seconds = 0
+    scored = site.transform(bounded(600))
+    assert scored.job is not None
+    assert (scored.job.attempt, scored.rows) == (2, 300)
+
+
+def test_a_job_that_was_left_behind_is_stopped_by_the_next_run(site: TransformSite) -> None:
+    """The time of a job is its own, whoever waits for it."""
+    site.service.settings.downloading_seconds = 60
+    with pytest.raises(Killed):
+        site.transform(bounded(600), hold=StopsAt())
+    with pytest.raises(TransformJobOverdue):
+        site.transform(bounded(1))
+    assert len(jobs(site)) == 1
+
+
+def test_time_without_instances_does_not_count(site: TransformSite) -> None:
+    site.service.settings.starting_seconds = 60
+
+    class Waits(NoHold):
+        """Cancels the run after some answers."""
+
+        pauses = 0
+
+        def pause(self, seconds: float) -> None:
+            self.pauses += 1
+            if self.pauses == 3:
+                raise Killed
+
+    with pytest.raises(Killed):
+        site.transform(bounded(0), hold=Waits())
+    assert site.service.calls.count("StopTransformJob") == 0
+
+
+def test_a_job_that_could_cost_too_much_is_not_created(site: TransformSite) -> None:
+    with pytest.raises(
+        CostAboveMaximum,
+        match=r"1 job of 2 x .* could cost 240\.00, and predictions\.transform\.max_cost is 200\.00",
+    ):
+        site.transform(replace(bounded(120, max_cost=200), instance_count=2))
+    assert jobs(site) == []
+
+
+def test_attempts_that_failed_count_towards_the_maximum(site: TransformSite) -> None:
+    site.service.faults.internal_failure(after_seconds=2)
+    with pytest.raises(CostAboveMaximum, match=r"after the \d+\.\d+ of attempts that failed"):
+        site.transform(bounded(120, max_cost=121))
+    assert len(jobs(site)) == 1
+
+
+def test_jobs_are_found_by_the_run_that_created_them(site: TransformSite) -> None:
+    hold = NoHold()
+    hold.tags = {RUN_TAG: "run-of-a-test"}
+    site.transform(bounded(90), hold=hold)
+    (name,) = jobs(site)
+    assert site.transforms.jobs_of_runs(["run-of-a-test", "another"]) == [
+        TaggedJob(name, "houses", "2024-01-08", "run-of-a-test", timedelta(seconds=90))
+    ]
+    assert site.transforms.jobs_of_runs(["another"]) == []

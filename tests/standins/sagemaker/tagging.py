@@ -9,10 +9,11 @@ from standins.sagemaker.requests import Operations, Request, ValidationError
 from standins.sagemaker.settings import Settings
 from standins.sagemaker.training_job import TrainingJob
 from standins.sagemaker.training_jobs import TrainingJobs
+from standins.sagemaker.transform_jobs import TransformJob
 
 _SAGEMAKER_ARN = ":training-job/"
 
-AnyJob = TrainingJob | AutoMLJob
+AnyJob = TrainingJob | AutoMLJob | TransformJob
 
 
 class Tagging:
@@ -27,11 +28,13 @@ class Tagging:
         settings: Settings,
         others: Sequence[Callable[[str], Mapping[str, str] | None]] = (),
         automl_jobs: Callable[[], Sequence[AutoMLJob]] = list,
+        transform_jobs: Callable[[], Sequence[TransformJob]] = list,
     ) -> None:
         self._jobs = jobs
         self._by_type: Mapping[str, Callable[[], Sequence[AnyJob]]] = {
             "sagemaker:training-job": jobs.all,
             "sagemaker:automl-job": automl_jobs,
+            "sagemaker:transform-job": transform_jobs,
         }
         self._settings = settings
         self._others = others
