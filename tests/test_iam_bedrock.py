@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from iam_principals import Principal, deployment, principal
 from sf_sagemaker.aws import Aws
-from sf_sagemaker.aws_settings import read_settings
+from sf_sagemaker.aws_settings import AwsSettings
 from sf_sagemaker.commands.check_aws import POLICIES, placeholders, rendered
 from sf_sagemaker.s3 import S3Storage
 from sf_sagemaker.serving.bedrock import Bedrock, Conversation
@@ -17,16 +18,13 @@ from sf_sagemaker.serving.bedrock_answers import Answers, answers_folder
 from sf_sagemaker.serving.bedrock_batch import BatchJobs
 from sf_sagemaker.serving.bedrock_budget import Budget
 from sf_sagemaker.serving.bedrock_questions import Ask, AskingInterrupted, ask_all
-from standins.iam import Action, Policy, needed, refused, unused
-from standins.sagemaker.calls import Call
+from standins.iam import Action, needed, on_request, on_resource, passing
+from standins.sagemaker.calls import Call, Calls
+from standins.sagemaker.fixtures import reachable_service
 from standins.sagemaker.service import SageMakerService
 
 BUCKET, PREFIX = "training-data", "teams/analytics"
-CALLER, ROLE, TRUST = (
-    "caller-bedrock-policy",
-    "bedrock-batch-role-policy",
-    "bedrock-batch-role-trust",
-)
+TRUST = "bedrock-batch-role-trust"
 PROFILE = "eu.anthropic.claude-haiku-4-5-20251001-v1:0"
 OWN_PROFILE = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/a1b2c3"
 MODEL = "anthropic.claude-3-haiku-20240307-v1:0"
@@ -35,40 +33,28 @@ PROMPTS = [f"prompt {number}" for number in range(140)]
 
 @dataclass(frozen=True)
 class Account:
-    """What was done in an account, and what each policy allows."""
-
     service: SageMakerService
-    policies: dict[str, Policy]
-    calls: Sequence[Call]
-    of_jobs: Sequence[Call]
+    settings: AwsSettings
+    caller: Principal
+    role: Principal
 
 
 @pytest.fixture(scope="module")
 def account() -> Iterator[Account]:
-    with SageMakerService() as service, pytest.MonkeyPatch.context() as patch:
-        for name, value in service.environment.items():
-            patch.setenv(name, value)
+    with reachable_service() as service:
         service.create_bucket(BUCKET)
         role = service.create_role("bedrock-batches", "bedrock.amazonaws.com")
-        settings, _ = read_settings(
-            {
-                **service.environment,
-                "SF_SAGEMAKER_STORAGE": f"s3://{BUCKET}/{PREFIX}",
-                "SF_SAGEMAKER_ROLE_ARN": service.role_arn,
-                "SF_SAGEMAKER_BEDROCK_ROLE_ARN": role,
-                **{
-                    f"SNOWFLAKE_{name}": "A"
-                    for name in ("ACCOUNT", "USER", "ROLE", "WAREHOUSE", "DATABASE", "SCHEMA")
-                },
-            }
-        )
+        settings = deployment(service, BUCKET, PREFIX, SF_SAGEMAKER_BEDROCK_ROLE_ARN=role)
+        assert placeholders(settings)["BEDROCK_ROLE_ARN"] == role
         service.calls.clear()
         _use(service, role)
-        values = placeholders(settings)
-        assert values["BEDROCK_ROLE_ARN"] == role
-        names = (CALLER, ROLE, TRUST, "caller-policy")
-        policies: dict[str, Policy] = {name: rendered(name, values) for name in names}
-        yield Account(service, policies, list(service.calls), service.calls.of_jobs)
+        did = [action for call in service.calls for action in actions_of(call, service)]
+        yield Account(
+            service,
+            settings,
+            caller=principal(settings, did, "caller-bedrock-policy", general=["caller-policy"]),
+            role=principal(settings, of_role(service.calls), "bedrock-batch-role-policy"),
+        )
 
 
 def _use(service: SageMakerService, role: str) -> None:
@@ -121,69 +107,57 @@ def actions_of(call: Call, service: SageMakerService) -> Iterator[Action]:
             for arn in models_behind(p["modelId"], region):
                 yield Action("bedrock:InvokeModel", arn)
         case "CreateModelInvocationJob":
-            context = {f"aws:RequestTag/{tag['key']}": tag["value"] for tag in p["tags"]}
+            context = on_request({"Key": tag["key"], "Value": tag["value"]} for tag in p["tags"])
             yield Action("bedrock:CreateModelInvocationJob", f"{jobs}/*", context)
             yield Action("bedrock:TagResource", f"{jobs}/*", context)
             for arn in models_behind(p["modelId"], region):
                 yield Action("bedrock:CreateModelInvocationJob", arn, context)
-            passed = {"iam:PassedToService": "bedrock.amazonaws.com"}
-            yield Action("iam:PassRole", p["roleArn"], passed)
+            yield passing(p["roleArn"], "bedrock.amazonaws.com")
         case "GetModelInvocationJob":
             yield Action("bedrock:GetModelInvocationJob", p["jobIdentifier"])
         case "StopModelInvocationJob":
             (job,) = [one for one in service.bedrock.batches() if one.arn == p["jobIdentifier"]]
-            context = {f"aws:ResourceTag/{key}": value for key, value in job.tags.items()}
-            yield Action("bedrock:StopModelInvocationJob", job.arn, context)
+            yield Action("bedrock:StopModelInvocationJob", job.arn, on_resource(job.tags))
         case "ListModelInvocationJobs":
             yield Action("bedrock:ListModelInvocationJobs", "*")
         case _:
             yield from needed(call, {})
 
 
-def of_caller(account: Account) -> list[Action]:
-    return [action for call in account.calls for action in actions_of(call, account.service)]
-
-
-def of_role(account: Account) -> list[Action]:
+def of_role(calls: Calls) -> list[Action]:
     """With what Bedrock does by the role beside what the stand-in does: "Create a service role"."""
-    created = [call for call in account.calls if call.operation == "CreateModelInvocationJob"]
     return [
-        *(action for call in account.of_jobs for action in needed(call, {})),
+        *(action for call in calls.of_jobs for action in needed(call, {})),
         Action("s3:ListBucket", f"arn:aws:s3:::{BUCKET}", {"s3:prefix": f"{PREFIX}/baselines/m/"}),
         *(
             Action("bedrock:InvokeModel", arn)
-            for call in created
+            for call in calls.of("CreateModelInvocationJob")
             for arn in models_behind(call.parameters["modelId"], call.request.region)
         ),
     ]
 
 
 def test_every_call_of_a_caller_is_allowed(account: Account) -> None:
-    actions = of_caller(account)
-    assert {
+    account.caller.assert_allowed(
         "bedrock:InvokeModel", "bedrock:CreateModelInvocationJob", "bedrock:StopModelInvocationJob",
         "bedrock:ListModelInvocationJobs", "iam:PassRole", "s3:PutObject", "s3:GetObject",
-    } <= {action.name for action in actions}  # fmt: skip
-    assert refused([account.policies["caller-policy"], account.policies[CALLER]], actions) == []
+    )  # fmt: skip
 
 
 def test_every_call_for_a_batch_is_allowed_to_its_role(account: Account) -> None:
-    actions = of_role(account)
-    assert {"s3:GetObject", "s3:PutObject"} <= {action.name for action in actions}
-    assert refused([account.policies[ROLE]], actions) == []
+    account.role.assert_allowed("s3:GetObject", "s3:PutObject")
 
 
-def test_no_action_of_a_policy_is_unused(account: Account) -> None:
-    assert unused(account.policies[CALLER], of_caller(account)) == set()
-    assert unused(account.policies[ROLE], of_role(account)) == set()
+def test_no_policy_allows_more_than_is_needed(account: Account) -> None:
+    account.caller.assert_no_more_than_needed()
+    account.role.assert_no_more_than_needed()
 
 
 def test_what_nobody_asked_for_is_refused(account: Account) -> None:
     job = "arn:aws:bedrock:us-east-1:123456789012:model-invocation-job/abcdefabcdef"
-    other = {"aws:ResourceTag/sf_sagemaker:project": f"s3://{BUCKET}/teams/other"}
-    to_bedrock = {"iam:PassedToService": "bedrock.amazonaws.com"}
+    other = on_resource({"sf_sagemaker:project": f"s3://{BUCKET}/teams/other"})
     role = f"arn:aws:iam::{account.service.account}:role/bedrock-batches"
-    caller = [
+    account.caller.assert_refused(
         Action(
             "bedrock:InvokeModel", "arn:aws:bedrock:us-east-1::foundation-model/meta.llama3-v1:0"
         ),
@@ -191,27 +165,25 @@ def test_what_nobody_asked_for_is_refused(account: Account) -> None:
         Action("bedrock:StopModelInvocationJob", job, other),
         Action("bedrock:CreateModelInvocationJob", job),
         Action("bedrock:CreateModelCustomizationJob", job),
-        Action("iam:PassRole", f"{role}-admin", to_bedrock),
-        Action("iam:PassRole", role, {"iam:PassedToService": "sagemaker.amazonaws.com"}),
-    ]
-    both = [account.policies["caller-policy"], account.policies[CALLER]]
-    assert refused(both, caller) == caller
+        passing(f"{role}-admin", "bedrock.amazonaws.com"),
+        passing(role, "sagemaker.amazonaws.com"),
+    )
     stored = f"arn:aws:s3:::{BUCKET}/{PREFIX}"
-    of_batches = [
+    account.role.assert_refused(
         Action("s3:GetObject", f"{stored}/datasets/m/manifest.json"),
         Action("s3:PutObject", f"{stored}/baselines/m/2015-04-27/d/000001.jsonl"),
         Action("s3:PutObject", f"{stored}/champions/m/000001.json"),
         Action("s3:DeleteObject", f"{stored}/baselines/m/x/output/y"),
         Action("s3:ListBucket", f"arn:aws:s3:::{BUCKET}", {"s3:prefix": "teams/other/"}),
-    ]
-    assert refused([account.policies[ROLE]], of_batches) == of_batches
+    )
 
 
 def test_only_batches_of_this_account_use_the_role(account: Account) -> None:
     content: dict[str, Any] = json.loads((POLICIES / f"{TRUST}.json").read_text())
     (statement,) = content["Statement"]
     assert statement["Principal"] == {"Service": "bedrock.amazonaws.com"}
-    assert account.policies[TRUST]["Statement"][0]["Condition"] == {
+    trust = rendered(TRUST, placeholders(account.settings))
+    assert trust["Statement"][0]["Condition"] == {
         "StringEquals": {"aws:SourceAccount": "123456789012"},
         "ArnLike": {
             "aws:SourceArn": "arn:aws:bedrock:us-east-1:123456789012:model-invocation-job/*"

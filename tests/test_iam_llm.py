@@ -1,13 +1,13 @@
 """deploy/iam for base models: its policies allow every call that is made, and nothing that isn't."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from iam_principals import Principal, deployment, principal
 from sf_sagemaker.aws import Aws
-from sf_sagemaker.commands.check_aws import rendered
 from sf_sagemaker.containers.llm.base_model import find_base_model
 from sf_sagemaker.s3 import S3Storage
 from sf_sagemaker.training.errors import BaseModelRefused
@@ -15,12 +15,10 @@ from sf_sagemaker.training.job import Limits, Program, TrainingJob
 from sf_sagemaker.training.platform import Pacing
 from sf_sagemaker.training.run import TRAINING, run_job
 from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
-from standins.iam import Action, Policy, needed, refused, unused
+from standins.iam import Action, needed
 from standins.sagemaker.calls import Call
-from standins.sagemaker.service import SageMakerService
+from standins.sagemaker.fixtures import reachable_service
 
-CALLER = ("caller-policy", "caller-llm-policy")
-ROLE = ("execution-role-policy", "execution-role-llm-policy")
 BUCKET, PREFIX = "training-data", "teams/analytics"
 JUMPSTART = "jumpstart-cache-prod-us-east-1"
 GATED = "jumpstart-private-cache-prod-us-east-1"
@@ -35,16 +33,13 @@ assert (base / "input" / "data" / "base_model" / "config.json").exists()
 
 @dataclass(frozen=True)
 class Account:
-    policies: dict[str, Policy]
-    calls: Sequence[Call]
-    of_jobs: Sequence[Call]
+    caller: Principal
+    role: Principal
 
 
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
-    with SageMakerService() as service, pytest.MonkeyPatch.context() as patch:
-        for name, value in service.environment.items():
-            patch.setenv(name, value)
+    with reachable_service() as service:
         for bucket, folder in (
             (BUCKET, f"{PREFIX}/base-models/tiny"),
             (JUMPSTART, "open"),
@@ -67,15 +62,21 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
         subnet = service.client("ec2").describe_subnets()["Subnets"][0]["SubnetId"]
         service.calls.clear()
         _use(platform, tmp_path_factory.mktemp("program"), subnet)
-        values = {
-            "AWS_REGION": service.region,
-            "AWS_ACCOUNT": service.account,
-            "BUCKET": BUCKET,
-            "PREFIX": PREFIX,
-            "ROLE_ARN": service.role_arn,
-        }
-        policies: dict[str, Policy] = {name: rendered(name, values) for name in (*CALLER, *ROLE)}
-        yield Account(policies, list(service.calls), service.calls.of_jobs)
+        settings = deployment(service, BUCKET, PREFIX)
+        yield Account(
+            caller=principal(
+                settings,
+                [action for call in service.calls for action in actions_of(call)],
+                "caller-llm-policy",
+                general=["caller-policy"],
+            ),
+            role=principal(
+                settings,
+                [action for call in service.calls.of_jobs for action in needed(call, {})],
+                "execution-role-llm-policy",
+                general=["execution-role-policy"],
+            ),
+        )
 
 
 def _use(platform: SageMakerTrainingPlatform, folder: Path, subnet: str) -> None:
@@ -118,48 +119,34 @@ def actions_of(call: Call) -> Iterator[Action]:
         yield from needed(call, {})
 
 
-def of_caller(account: Account) -> list[Action]:
-    return [action for call in account.calls for action in actions_of(call)]
-
-
-def of_role(account: Account) -> list[Action]:
-    return [action for call in account.of_jobs for action in needed(call, {})]
-
-
 def test_every_call_of_a_caller_is_allowed(account: Account) -> None:
-    actions = of_caller(account)
-    names = {action.name for action in actions}
-    assert {"sagemaker:DescribeHubContent", "ec2:DescribeRouteTables", "s3:ListBucket"} <= names
-    assert refused([account.policies[name] for name in CALLER], actions) == []
-    assert refused([account.policies["caller-policy"]], actions) != []
+    account.caller.assert_allowed(
+        "sagemaker:DescribeHubContent", "ec2:DescribeRouteTables", "s3:ListBucket"
+    )
 
 
 def test_every_call_for_a_job_is_allowed_to_its_role(account: Account) -> None:
-    actions = of_role(account)
-    read = {action.resource for action in actions if action.name == "s3:GetObject"}
+    account.role.assert_allowed("s3:GetObject")
+    read = {action.resource for action in account.role.actions if action.name == "s3:GetObject"}
     assert {f"arn:aws:s3:::{GATED}/gated/{name}" for name in FILES} <= read
-    assert refused([account.policies[name] for name in ROLE], actions) == []
-    assert refused([account.policies["execution-role-policy"]], actions) != []
 
 
-def test_no_action_is_unused(account: Account) -> None:
-    assert unused(account.policies["caller-llm-policy"], of_caller(account)) == set()
-    assert unused(account.policies["execution-role-llm-policy"], of_role(account)) == set()
+def test_no_policy_allows_more_than_is_needed(account: Account) -> None:
+    account.caller.assert_no_more_than_needed()
+    account.role.assert_no_more_than_needed()
 
 
 def test_what_nobody_asked_for_is_refused(account: Account) -> None:
     hub = "arn:aws:sagemaker:us-east-1:123456789012:hub-content/ours/Model/secret/1.0.0"
-    caller = [
+    account.caller.assert_refused(
         Action("sagemaker:DescribeHubContent", hub),
         Action("s3:GetObject", f"arn:aws:s3:::{GATED}/gated/model.safetensors"),
         Action("s3:PutObject", f"arn:aws:s3:::{JUMPSTART}/open/model.safetensors"),
         Action("ec2:CreateRoute", "*"),
-    ]
-    assert refused([account.policies[name] for name in CALLER], caller) == caller
-    of_jobs = [
+    )
+    account.role.assert_refused(
         Action("s3:PutObject", f"arn:aws:s3:::{BUCKET}/{PREFIX}/base-models/tiny/config.json"),
         Action("s3:GetObject", f"arn:aws:s3:::{BUCKET}/{PREFIX}/champions/m/000001.json"),
         Action("s3:GetObject", "arn:aws:s3:::jumpstart-cache-prod-eu-west-1/open/config.json"),
         Action("sagemaker:DescribeHubContent", hub),
-    ]
-    assert refused([account.policies[name] for name in ROLE], of_jobs) == of_jobs
+    )

@@ -2,8 +2,7 @@
 
 import json
 import re
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,14 +10,12 @@ from typing import Any
 
 import pytest
 
+from iam_principals import Principal, deployment, principal
 from sf_sagemaker.aws import Aws
-from sf_sagemaker.aws_settings import read_settings
 from sf_sagemaker.commands.check_aws import (
     POLICIES,
     AwsChecks,
     Instances,
-    placeholders,
-    rendered,
 )
 from sf_sagemaker.commands.checks import run_checks
 from sf_sagemaker.s3 import S3Storage
@@ -35,12 +32,14 @@ from standins.iam import (
     done_for,
     listed,
     needed,
-    refused,
+    on_resource,
+    passing,
     simulation,
-    unused,
 )
-from standins.sagemaker.calls import Call
+from standins.sagemaker.calls import Calls
+from standins.sagemaker.fixtures import reachable_service
 from standins.sagemaker.service import SageMakerService
+from waiting import wait_until
 
 BUCKET, PREFIX = "training-data", "teams/analytics"
 CALLER = "arn:aws:sts::123456789012:user/moto"  # as moto's STS knows the stand-in's key
@@ -82,39 +81,25 @@ if os.environ.get("WAIT"):
 
 @dataclass(frozen=True)
 class Account:
-    """What was done in an account of the stand-in, with each policy that may be needed."""
-
     service: SageMakerService
-    policies: Mapping[str, Policy]
-    calls: Sequence[Call]
-    of_jobs: Sequence[Call]
+    caller: Principal
+    role: Principal
+    snowflake: Principal
 
 
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
-    with SageMakerService() as service, pytest.MonkeyPatch.context() as patch:
+    with reachable_service() as service:
         service.settings.stop_grace_seconds = 1
-        for name, value in service.environment.items():
-            patch.setenv(name, value)
         service.create_bucket(BUCKET)
         service.client("secretsmanager").create_secret(Name="prod/snowflake", SecretString="{}")
-        settings, _ = read_settings(
-            {
-                **service.environment,
-                "SF_SAGEMAKER_STORAGE": f"s3://{BUCKET}/{PREFIX}",
-                "SF_SAGEMAKER_ROLE_ARN": service.role_arn,
-                "SF_SAGEMAKER_KMS_KEY": KEY,
-                "SF_SAGEMAKER_SNOWFLAKE_SECRET": "prod/snowflake",
-                **dict.fromkeys(
-                    (f"SNOWFLAKE_{name}" for name in ("ACCOUNT", "USER", "ROLE", "WAREHOUSE")), "A"
-                ),
-                "SNOWFLAKE_DATABASE": "A",
-                "SNOWFLAKE_SCHEMA": "A",
-            }
+        settings = deployment(
+            service,
+            BUCKET,
+            PREFIX,
+            SF_SAGEMAKER_KMS_KEY=KEY,
+            SF_SAGEMAKER_SNOWFLAKE_SECRET="prod/snowflake",
         )
-        values = placeholders(settings)
-        names = (*CALLER_POLICIES, *ROLE_POLICIES, "snowflake-role-policy")
-        policies = {name: rendered(name, values) for name in names}
         aws = Aws(settings.region)
         storage = S3Storage(aws, settings.bucket, settings.prefix)
         platform = SageMakerTrainingPlatform(
@@ -128,12 +113,18 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
         service.calls.clear()
         _use(storage, platform, tmp_path_factory.mktemp("program"), custom)
         secrets_manager(aws)("prod/snowflake")
-        with simulation(
-            {CALLER: list(policies.values()), service.role_arn: list(policies.values())}
-        ):
+        everything = principal(
+            settings, [], *CALLER_POLICIES, *ROLE_POLICIES, "snowflake-role-policy"
+        ).policies
+        with simulation({CALLER: everything, service.role_arn: everything}):
             instances = Instances("m", "xgboost", "ml.m5.xlarge", 1, 1, spot=False, image=None)
             assert run_checks(AwsChecks(settings, aws, storage, platform, [instances]).checks())
-        yield Account(service, policies, list(service.calls), service.calls.of_jobs)
+        yield Account(
+            service,
+            caller=principal(settings, of_caller(service.calls), *CALLER_POLICIES),
+            role=principal(settings, of_role(service.calls), *ROLE_POLICIES),
+            snowflake=principal(settings, [], "snowflake-role-policy"),
+        )
 
 
 def _push_image(service: SageMakerService) -> str:
@@ -201,72 +192,57 @@ def _use(storage: S3Storage, platform: SageMakerTrainingPlatform, folder: Path, 
     )
     platform.create(in_network, in_network.name(1), {"WAIT": "1"})
     platform.stop(in_network.name(1))
-    _wait_for_end(platform, in_network.name(1))
+    wait_until(lambda: platform.describe(in_network.name(1)).status.ended, pause=0.1)
 
 
-def _wait_for_end(platform: SageMakerTrainingPlatform, name: str) -> None:
-    while not platform.describe(name).status.ended:
-        time.sleep(0.1)
-
-
-def of_caller(account: Account) -> list[Action]:
+def of_caller(calls: Calls) -> list[Action]:
     tags = {
         call.parameters["TrainingJobName"]: {
             tag["Key"]: tag["Value"] for tag in call.parameters["Tags"]
         }
-        for call in account.calls
-        if call.operation == "CreateTrainingJob"
+        for call in calls.of("CreateTrainingJob")
     }
-    return [action for call in account.calls for action in needed(call, tags)]
+    return [action for call in calls for action in needed(call, tags)]
 
 
-def of_role(account: Account) -> list[Action]:
-    created = [call for call in account.calls if call.operation == "CreateTrainingJob"]
+def of_role(calls: Calls) -> list[Action]:
+    created = calls.of("CreateTrainingJob")
     assert len(created) == 2
     return [
-        *(action for call in account.of_jobs for action in needed(call, {})),
+        *(action for call in calls.of_jobs for action in needed(call, {})),
         *(action for call in created for action in done_for(call)),
     ]
 
 
-def named(account: Account, names: Sequence[str]) -> list[Policy]:
-    return [account.policies[name] for name in names]
-
-
 def test_every_call_of_a_caller_is_allowed(account: Account) -> None:
-    actions = of_caller(account)
-    assert len(actions) > 50
-    assert refused(named(account, CALLER_POLICIES), actions) == []
+    assert len(account.caller.actions) > 50
+    account.caller.assert_allowed()
 
 
 def test_every_call_for_a_job_is_allowed_to_its_role(account: Account) -> None:
-    actions = of_role(account)
-    assert {"s3:GetObject", "s3:PutObject", "s3:ListBucket", "logs:PutLogEvents"} <= {
-        action.name for action in actions
-    }
-    assert refused(named(account, ROLE_POLICIES), actions) == []
+    account.role.assert_allowed(
+        "s3:GetObject", "s3:PutObject", "s3:ListBucket", "logs:PutLogEvents"
+    )
 
 
-@pytest.mark.parametrize("name", [*CALLER_POLICIES, *ROLE_POLICIES])
-def test_no_action_of_a_policy_is_unused(account: Account, name: str) -> None:
-    actions = of_caller(account) if name in CALLER_POLICIES else of_role(account)
-    assert unused(account.policies[name], actions) == set()
+def test_no_policy_allows_more_than_is_needed(account: Account) -> None:
+    account.caller.assert_no_more_than_needed()
+    account.role.assert_no_more_than_needed()
 
 
 def test_what_nobody_asked_for_is_refused(account: Account) -> None:
     job = "arn:aws:sagemaker:us-east-1:123456789012:training-job/another-teams"
-    tag = "aws:ResourceTag/sf_sagemaker:project"
+    others = on_resource({"sf_sagemaker:project": f"s3://{BUCKET}/teams/other"})
     role = account.service.role_arn
-    to_sagemaker = {"iam:PassedToService": "sagemaker.amazonaws.com"}
     bucket = f"arn:aws:s3:::{BUCKET}"
     secret = "arn:aws:secretsmanager:us-east-1:123456789012:secret"
-    caller = [
+    account.caller.assert_refused(
         Action("sagemaker:StopTrainingJob", job),
-        Action("sagemaker:StopTrainingJob", job, {tag: f"s3://{BUCKET}/teams/other"}),
+        Action("sagemaker:StopTrainingJob", job, others),
         Action("sagemaker:CreateTrainingJob", job),
         Action("sagemaker:CreateEndpoint", job),
-        Action("iam:PassRole", f"{role}-admin", to_sagemaker),
-        Action("iam:PassRole", role, {"iam:PassedToService": "ec2.amazonaws.com"}),
+        passing(f"{role}-admin"),
+        passing(role, "ec2.amazonaws.com"),
         Action("s3:GetObject", f"{bucket}/teams/other/data.parquet"),
         Action("s3:GetObject", f"{bucket}/{PREFIX}-other/data.parquet"),
         Action("s3:PutObject", f"arn:aws:s3:::other/{PREFIX}/data.parquet"),
@@ -275,10 +251,9 @@ def test_what_nobody_asked_for_is_refused(account: Account) -> None:
         Action("secretsmanager:GetSecretValue", f"{secret}:prod/other-Ab1Cd2"),
         Action("iam:GetRole", f"{role}-admin"),
         Action("kms:Decrypt", KEY.replace("1234abcd", "5678abcd")),
-    ]  # fmt: skip
-    assert refused(named(account, CALLER_POLICIES), caller) == caller
+    )  # fmt: skip
     prefix = f"{bucket}/{PREFIX}"
-    of_jobs = [
+    account.role.assert_refused(
         Action("s3:PutObject", f"{prefix}/datasets/m/manifest.json"),
         Action("s3:PutObject", f"{prefix}/champions/m/000001.json"),
         Action("s3:PutObject", f"{prefix}/code/digest/code.tar.gz"),
@@ -288,16 +263,14 @@ def test_what_nobody_asked_for_is_refused(account: Account) -> None:
         Action("sagemaker:CreateTrainingJob", job),
         Action("secretsmanager:GetSecretValue", f"{secret}:prod/snowflake-Ab1Cd2"),
         Action("cloudwatch:PutMetricData", "*", {"cloudwatch:namespace": "billing"}),
-    ]  # fmt: skip
-    assert refused(named(account, ROLE_POLICIES), of_jobs) == of_jobs
-    of_snowflake = [
+    )  # fmt: skip
+    account.snowflake.assert_refused(
         Action("s3:PutObject", f"{prefix}/training-jobs/m/output/model.tar.gz"),
         Action("s3:ListBucket", bucket, {"s3:prefix": f"{PREFIX}/champions/"}),
         Action("s3:PutObject", f"{bucket}/datasets/x"),
-    ]
-    assert refused(named(account, ["snowflake-role-policy"]), of_snowflake) == of_snowflake
+    )
     unload = Action("s3:PutObject", f"{prefix}/datasets/m/2015/data_0_0.snappy.parquet")
-    assert refused(named(account, ["snowflake-role-policy"]), [unload]) == []
+    assert allows(account.snowflake.policies, unload)
 
 
 # Actions that IAM knows no resources for, or SageMaker's documentation gives none.

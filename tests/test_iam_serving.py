@@ -1,22 +1,21 @@
 """deploy/iam for endpoints: its policies allow every call that is made, and nothing that isn't."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pytest
 
+from iam_principals import Principal, deployment, principal
 from serving.sagemaker_site import AT_ONCE, BUCKET, PREFIX, ServingSite, options, serving_site
-from sf_sagemaker.commands.check_aws import rendered
 from sf_sagemaker.serving.hosting import AlarmRules
-from standins.iam import Action, Policy, listed, needed, refused, unused
+from standins.iam import Action, creating, needed, on_resource, passing, pulling
 from standins.sagemaker.calls import Call
 
 pytestmark = pytest.mark.slow
 
-CALLER, ROLE = "caller-serving-policy", "execution-role-serving-policy"
 EVERYWHERE = {"sagemaker:ListModelPackages", "sagemaker:ListEndpointConfigs"}
-PROJECT = {"aws:ResourceTag/sf_sagemaker:project": f"s3://{BUCKET}/{PREFIX}"}
+PROJECT = on_resource({"sf_sagemaker:project": f"s3://{BUCKET}/{PREFIX}"})
 
 # What operations are about, by the parameter that names it.
 _KINDS = {
@@ -29,11 +28,8 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Account:
-    """What was done in an account, and what each policy allows."""
-
-    policies: Mapping[str, Policy]
-    calls: Sequence[Call]
-    of_role: Sequence[Call]
+    caller: Principal
+    role: Principal
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +37,17 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     with serving_site(tmp_path_factory.mktemp("artifacts")) as site:
         site.service.calls.clear()
         _use(site)
-        values = {
-            "AWS_REGION": site.service.region,
-            "AWS_ACCOUNT": site.service.account,
-            "BUCKET": BUCKET,
-            "PREFIX": PREFIX,
-            "ROLE_ARN": site.service.role_arn,
-        }
-        names = (CALLER, ROLE, "caller-policy", "execution-role-policy")
-        policies = {name: rendered(name, values) for name in names}
-        yield Account(policies, list(site.service.calls), site.service.calls.of_jobs)
+        settings = deployment(site.service, BUCKET, PREFIX)
+        did = [action for call in site.service.calls for action in actions_of(call)]
+        yield Account(
+            caller=principal(settings, did, "caller-serving-policy", general=["caller-policy"]),
+            role=principal(
+                settings,
+                of_role(site.service.calls.of_jobs),
+                "execution-role-serving-policy",
+                general=["execution-role-policy"],
+            ),
+        )
 
 
 def _use(site: ServingSite) -> None:
@@ -91,72 +88,54 @@ def actions_of(call: Call) -> Iterator[Action]:
     elif call.operation.startswith("Create"):
         name = f"{call.operation.removeprefix('Create')}Name"
         resource = f"{where}:{_KINDS[name]}/{p[name]}"
-        context = {f"aws:RequestTag/{tag['Key']}": tag["Value"] for tag in p["Tags"]}
-        yield Action(action, resource, context)
-        yield Action("sagemaker:AddTags", resource, context)
+        yield from creating(call, resource)
         if call.operation == "CreateEndpoint":
             config = f"{where}:endpoint-config/{p['EndpointConfigName']}"
             yield Action(action, config, PROJECT)
         if call.operation == "CreateModel":
-            passed = {"iam:PassedToService": "sagemaker.amazonaws.com"}
-            yield Action("iam:PassRole", p["ExecutionRoleArn"], passed)
+            yield passing(p["ExecutionRoleArn"])
     else:
         for name, kind in _KINDS.items():
             if name in p:
                 yield Action(action, f"{where}:{kind}/{p[name]}", PROJECT)
 
 
-def of_caller(account: Account) -> list[Action]:
-    return [action for call in account.calls for action in actions_of(call)]
-
-
-def of_role(account: Account) -> list[Action]:
+def of_role(calls: Sequence[Call]) -> list[Action]:
     """With what SageMaker does for an endpoint beside what the stand-in does."""
     group = "arn:aws:logs:us-east-1:123456789012:log-group:/aws/sagemaker/Endpoints/houses"
-    repository = "arn:aws:ecr:us-east-1:763104351884:repository/huggingface-pytorch-inference"
-    xgboost = "arn:aws:ecr:us-east-1:683313688378:repository/sagemaker-xgboost"
-    pull = ("BatchCheckLayerAvailability", "BatchGetImage", "GetDownloadUrlForLayer")
     logs = ("CreateLogGroup", "CreateLogStream", "DescribeLogStreams", "PutLogEvents")
     metrics = {"cloudwatch:namespace": "/aws/sagemaker/Endpoints"}
     return [
-        *(action for call in account.of_role for action in actions_of(call)),
+        *(action for call in calls for action in actions_of(call)),
         *(Action(f"logs:{action}", f"{group}:log-stream:AllTraffic/i-1") for action in logs),
-        *(Action(f"ecr:{action}", where) for action in pull for where in (repository, xgboost)),
+        *pulling(
+            "us-east-1:763104351884:repository/huggingface-pytorch-inference",
+            "us-east-1:683313688378:repository/sagemaker-xgboost",
+        ),
         Action("ecr:GetAuthorizationToken", "*"),
         Action("cloudwatch:PutMetricData", "*", metrics),
     ]
 
 
 def test_every_call_of_a_caller_is_allowed(account: Account) -> None:
-    actions = of_caller(account)
-    names = {action.name for action in actions}
-    assert {"sagemaker:UpdateEndpoint", "sagemaker:DeleteEndpoint", "iam:PassRole"} <= names
-    policies = [account.policies["caller-policy"], account.policies[CALLER]]
-    assert refused(policies, actions) == []
+    account.caller.assert_allowed(
+        "sagemaker:UpdateEndpoint", "sagemaker:DeleteEndpoint", "iam:PassRole"
+    )
 
 
 def test_every_call_for_an_endpoint_is_allowed_to_its_role(account: Account) -> None:
-    actions = of_role(account)
-    assert {"s3:GetObject", "cloudwatch:DescribeAlarms"} <= {action.name for action in actions}
-    policies = [account.policies["execution-role-policy"], account.policies[ROLE]]
-    assert refused(policies, actions) == []
+    account.role.assert_allowed("s3:GetObject", "cloudwatch:DescribeAlarms")
 
 
-@pytest.mark.parametrize("name", [CALLER, ROLE])
-def test_no_action_of_a_policy_is_unused(account: Account, name: str) -> None:
-    actions = of_caller(account) if name == CALLER else of_role(account)
-    assert unused(account.policies[name], actions) == set()
-    for statement in account.policies[name]["Statement"]:
-        actions = listed(statement["Action"])
-        assert not [action for action in actions if "*" in action]
-        if "*" in listed(statement["Resource"]):
-            assert set(actions) <= EVERYWHERE
+def test_no_policy_allows_more_than_is_needed(account: Account) -> None:
+    account.caller.assert_no_more_than_needed()
+    account.role.assert_no_more_than_needed()
 
 
 def test_what_nobody_asked_for_is_refused(account: Account) -> None:
     where = "arn:aws:sagemaker:us-east-1:123456789012"
-    others = {"aws:ResourceTag/sf_sagemaker:project": "s3://other/prefix"}
-    asked = [
+    others = on_resource({"sf_sagemaker:project": "s3://other/prefix"})
+    account.caller.assert_refused(
         Action("sagemaker:CreateEndpoint", f"{where}:endpoint/another"),
         Action("sagemaker:UpdateEndpoint", f"{where}:endpoint/another", others),
         Action("sagemaker:DeleteEndpoint", f"{where}:endpoint/another"),
@@ -167,11 +146,9 @@ def test_what_nobody_asked_for_is_refused(account: Account) -> None:
         Action("sagemaker:DeleteModelPackage", f"{where}:model-package/houses/1", PROJECT),
         Action("cloudwatch:PutMetricAlarm", "arn:aws:cloudwatch:us-east-1:123456789012:alarm:a"),
         Action("cloudwatch:DeleteAlarms", "arn:aws:cloudwatch:us-east-1:123456789012:alarm:a"),
-    ]
-    assert refused([account.policies[CALLER]], asked) == asked
+    )
     prefix = f"arn:aws:s3:::{BUCKET}/{PREFIX}"
-    of_endpoints = [
+    account.role.assert_refused(
         Action("s3:PutObject", f"{prefix}/serving/digest/model.tar.gz"),
         Action("s3:GetObject", f"{prefix}/champions/houses/000001.json"),
-    ]
-    assert refused([account.policies[ROLE]], of_endpoints) == of_endpoints
+    )

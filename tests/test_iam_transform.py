@@ -6,27 +6,23 @@ from pathlib import Path
 
 import pytest
 
+from iam_principals import Principal, deployment, principal
 from serving.transform_site import TransformSite, transform_site
-from sf_sagemaker.commands.check_aws import rendered
 from sf_sagemaker.serving.batch import NoHold
-from standins.iam import Action, Policy, listed, needed, refused, unused
+from standins.iam import Action, creating, needed, on_resource, passing, pulling
 from standins.sagemaker.calls import Call
 from standins.sagemaker.service import SageMakerService
 
 pytestmark = pytest.mark.slow
 
-CALLER, ROLE = "caller-transform-policy", "execution-role-transform-policy"
 _TAGGED = ("CreateTransformJob", "CreateModel")
 
 
 @dataclass(frozen=True)
 class Account:
-    """What was done in an account, and what each policy allows."""
-
     site: TransformSite
-    policies: dict[str, Policy]
-    calls: Sequence[Call]
-    of_jobs: Sequence[Call]
+    caller: Principal
+    role: Principal
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +35,22 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     ):
         service.calls.clear()
         _use(site)
-        values: dict[str, str] = {
-            "AWS_REGION": service.region,
-            "AWS_ACCOUNT": service.account,
-            "BUCKET": site.storage.bucket,
-            "PREFIX": site.storage.prefix,
-            "ROLE_ARN": service.role_arn,
-        }
-        names = (CALLER, ROLE, "caller-policy", "execution-role-policy")
-        policies: dict[str, Policy] = {name: rendered(name, values) for name in names}
-        yield Account(site, policies, list(service.calls), service.calls.of_jobs)
+        settings = deployment(service, site.storage.bucket, site.storage.prefix)
+        did = [action for call in service.calls for action in actions_of(call, site)]
+        yield Account(
+            site,
+            caller=principal(settings, did, "caller-transform-policy", general=["caller-policy"]),
+            role=principal(
+                settings,
+                of_role(service.calls.of_jobs),
+                "execution-role-transform-policy",
+                general=["execution-role-policy"],
+            ),
+        )
 
 
 def _use(site: TransformSite) -> None:
-    """A period that is scored, and a job that is stopped."""
+    """A period that is scored, a job that is stopped, and jobs that are looked for."""
 
     class Cancelled(NoHold):
         def pause(self, seconds: float) -> None:
@@ -66,6 +64,7 @@ def _use(site: TransformSite) -> None:
         site.transform(hold=Cancelled())
     site.service.settings.starting_seconds = 0
     assert site.transform().rows == 300
+    site.transforms.jobs_of_runs(["a run"])
     site.service.flush_logs()
 
 
@@ -73,82 +72,59 @@ def actions_of(call: Call, site: TransformSite) -> Iterator[Action]:
     """What a call needs to be allowed, with the actions of this feature."""
     p = call.parameters
     where = f"arn:aws:sagemaker:{call.request.region}:123456789012"
-    tags = {tag["Key"]: tag["Value"] for tag in p.get("Tags", [])} if call.service != "s3" else {}
     if call.operation in _TAGGED:
         name = p["TransformJobName"] if "TransformJobName" in p else p["ModelName"]
         kind = "transform-job" if "TransformJobName" in p else "model"
-        context = {f"aws:RequestTag/{key}": value for key, value in tags.items()}
-        yield Action(f"sagemaker:{call.operation}", f"{where}:{kind}/{name}", context)
-        yield Action("sagemaker:AddTags", f"{where}:{kind}/{name}", context)
+        yield from creating(call, f"{where}:{kind}/{name}")
         if kind == "model":
-            passed = {"iam:PassedToService": "sagemaker.amazonaws.com"}
-            yield Action("iam:PassRole", p["ExecutionRoleArn"], passed)
+            yield passing(p["ExecutionRoleArn"])
     elif call.operation in ("StopTransformJob", "DescribeTransformJob"):
         name = p["TransformJobName"]
-        its = site.service.transforms[name].tags
-        context = {f"aws:ResourceTag/{key}": value for key, value in its.items()}
+        context = on_resource(site.service.transforms[name].tags)
         yield Action(f"sagemaker:{call.operation}", f"{where}:transform-job/{name}", context)
     else:
         yield from needed(call, {})
 
 
-def of_caller(account: Account) -> list[Action]:
-    return [action for call in account.calls for action in actions_of(call, account.site)]
-
-
-def of_role(account: Account) -> list[Action]:
+def of_role(calls: Sequence[Call]) -> list[Action]:
     """With what SageMaker does for a job beside what the stand-in does."""
     group = "arn:aws:logs:us-east-1:123456789012:log-group:/aws/sagemaker/TransformJobs"
-    pulled = [
-        Action(f"ecr:{action}", f"arn:aws:ecr:us-east-1:683313688378:repository/{repository}")
-        for repository in ("sagemaker-xgboost", "huggingface-pytorch-inference")
-        for action in ("BatchCheckLayerAvailability", "BatchGetImage", "GetDownloadUrlForLayer")
-    ]
+    images = "us-east-1:683313688378:repository"
     return [
-        *(action for call in account.of_jobs for action in needed(call, {})),
+        *(action for call in calls for action in needed(call, {})),
         Action("logs:DescribeLogStreams", f"{group}:log-stream:"),
-        *pulled,
+        *pulling(f"{images}/sagemaker-xgboost", f"{images}/huggingface-pytorch-inference"),
     ]
 
 
 def test_every_call_of_a_caller_is_allowed(account: Account) -> None:
-    actions = of_caller(account)
-    names = {action.name for action in actions}
-    assert {"sagemaker:CreateTransformJob", "sagemaker:StopTransformJob", "iam:PassRole"} <= names
-    policies = [account.policies["caller-policy"], account.policies[CALLER]]
-    assert refused(policies, actions) == []
+    account.caller.assert_allowed(
+        "sagemaker:CreateTransformJob", "sagemaker:StopTransformJob", "iam:PassRole",
+        "tag:GetResources",
+    )  # fmt: skip
 
 
 def test_every_call_for_a_job_is_allowed_to_its_role(account: Account) -> None:
-    actions = of_role(account)
-    assert {"s3:GetObject", "s3:PutObject", "logs:PutLogEvents"} <= {it.name for it in actions}
-    policies = [account.policies["execution-role-policy"], account.policies[ROLE]]
-    assert refused(policies, actions) == []
+    account.role.assert_allowed("s3:GetObject", "s3:PutObject", "logs:PutLogEvents")
 
 
-@pytest.mark.parametrize("name", [CALLER, ROLE])
-def test_no_action_of_a_policy_is_unused(account: Account, name: str) -> None:
-    actions = of_caller(account) if name == CALLER else of_role(account)
-    assert unused(account.policies[name], actions) == set()
-    for statement in account.policies[name]["Statement"]:
-        assert "*" not in listed(statement["Resource"])
-        assert not [action for action in listed(statement["Action"]) if "*" in action]
+def test_no_policy_allows_more_than_is_needed(account: Account) -> None:
+    account.caller.assert_no_more_than_needed()
+    account.role.assert_no_more_than_needed()
 
 
 def test_what_nobody_asked_for_is_refused(account: Account) -> None:
     job = "arn:aws:sagemaker:us-east-1:123456789012:transform-job/another-teams"
-    others = {"aws:ResourceTag/sf_sagemaker:project": "s3://other/prefix"}
-    asked = [
+    others = on_resource({"sf_sagemaker:project": "s3://other/prefix"})
+    account.caller.assert_refused(
         Action("sagemaker:CreateTransformJob", job),
         Action("sagemaker:StopTransformJob", job),
         Action("sagemaker:StopTransformJob", job, others),
         Action("sagemaker:DeleteModel", job.replace("transform-job", "model")),
-    ]
-    assert refused([account.policies[CALLER]], asked) == asked
+    )
     prefix = f"arn:aws:s3:::{account.site.storage.bucket}/{account.site.storage.prefix}"
-    of_jobs = [
+    account.role.assert_refused(
         Action("s3:PutObject", f"{prefix}/serving/digest/model.tar.gz"),
         Action("s3:GetObject", f"{prefix}/champions/houses/000001.json"),
         Action("s3:DeleteObject", f"{prefix}/transforms/houses/rows.jsonl"),
-    ]
-    assert refused([account.policies[ROLE]], of_jobs) == of_jobs
+    )

@@ -5,9 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import dagster as dg
 import pytest
 
 from locations import REPOSITORY, Location, own_deployment
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -93,13 +93,6 @@ def status(job: Path) -> str:
         return "none"
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
 def materializations(location: Location, key: str) -> list[dg.AssetMaterialization]:
     records = location.instance.fetch_materializations(
         dg.AssetKey(key.split("/")), limit=100
@@ -112,7 +105,7 @@ def test_a_run_killed_while_training_leaves_a_job_that_the_next_run_adopts(
     deployment: Location,
 ) -> None:
     run = launch(deployment, MODEL, WEEK)
-    wait_until(lambda: any(status(job) == "InProgress" for job in jobs(deployment)))
+    wait_until(lambda: any(status(job) == "InProgress" for job in jobs(deployment)), 90)
     run.kill()
     [job] = jobs(deployment)
     assert not materializations(deployment, MODEL)

@@ -7,11 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
@@ -20,6 +20,7 @@ import pytest
 from locations import REPOSITORY
 from retraining_location import MODELS, WEEKS, assets_of
 from sf_sagemaker.components.retraining import CAUSE_TAG
+from waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -184,20 +185,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 "--host", "127.0.0.1", "--port", str(port),
             ]  # fmt: skip
             with site.running(server, "server.log"):
-                wait_for(lambda: answers(port), 60, site.log)
+                wait_until(lambda: answers(port), 60, pause=1, told=site.log)
                 yield site
 
 
 def answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def wait_for(condition: Callable[[], bool], seconds: float, told: Callable[[], object]) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, told()
-        time.sleep(1)
 
 
 OLD, NEW, LATER = WEEKS[1], WEEKS[6], WEEKS[7:9]
@@ -240,11 +234,19 @@ def test_each_cause_makes_one_run_whatever_happens_meanwhile(site: Site) -> None
             assert process.wait(200) == -signal.SIGKILL, site.log()
 
     with site.running([str(BIN / "dagster-daemon"), *daemon], "daemon.log"):
-        wait_for(
-            lambda: site.outcomes(["expiring"])["expiring"] == ONE_EACH["expiring"], 400, site.log
+        wait_until(
+            lambda: site.outcomes(["expiring"])["expiring"] == ONE_EACH["expiring"],
+            400,
+            pause=1,
+            told=site.log,
         )
-        wait_for(lambda: site.freshness("expiring") == "PASS", 40, site.log)
-        wait_for(lambda: site.outcomes(ONE_EACH) == ONE_EACH, 400, lambda: site.outcomes(ONE_EACH))
+        wait_until(lambda: site.freshness("expiring") == "PASS", 40, pause=1, told=site.log)
+        wait_until(
+            lambda: site.outcomes(ONE_EACH) == ONE_EACH,
+            400,
+            pause=1,
+            told=lambda: site.outcomes(ONE_EACH),
+        )
         assert site.ticks("busy_retraining") >= 2
         assert site.outcomes(["busy"]) == {"busy": []}
         assert "in progress" in site.skipped("busy_retraining")
@@ -257,7 +259,9 @@ def test_each_cause_makes_one_run_whatever_happens_meanwhile(site: Site) -> None
             "busy": [("freshness", NEW, "SUCCESS")],
             "broken": [("freshness", NEW, "FAILURE")] * 4,
         }
-        wait_for(lambda: site.outcomes(later) == later, 400, lambda: site.outcomes(later))
+        wait_until(
+            lambda: site.outcomes(later) == later, 400, pause=1, told=lambda: site.outcomes(later)
+        )
         reasons = {
             "healthy_retraining": "nothing is due",
             "refused_retraining": "cool-down: 2 of 4 periods",
@@ -266,11 +270,13 @@ def test_each_cause_makes_one_run_whatever_happens_meanwhile(site: Site) -> None
             "broken_retraining_backstop": "of its runs, 4 failed",
         }
         for name, reason in reasons.items():
-            wait_for(lambda: reason in site.skipped(name), 200, lambda: site.skipped(name))  # noqa: B023
-        wait_for(
+            skipped = partial(site.skipped, name)
+            wait_until(lambda: reason in skipped(), 200, pause=1, told=skipped)  # noqa: B023
+        wait_until(
             lambda: all(site.ticks(f"{m}_retraining") >= landed[m] + 2 for m in ONE_EACH),
             200,
-            site.log,
+            pause=1,
+            told=site.log,
         )
 
     assert site.outcomes(ONE_EACH | later) == ONE_EACH | later

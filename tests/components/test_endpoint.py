@@ -3,8 +3,7 @@
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from locations import failure_of, metadata_of
 from sf_sagemaker.components.endpoint_attributes import Endpoint
 from sf_sagemaker.serving.endpoint import EndpointState
 from sf_sagemaker.serving.local_folder import EndpointFolder
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -58,13 +58,6 @@ def reason(site: Site) -> str:
     answer = tick(site)
     assert isinstance(answer, dg.SkipReason), answer
     return answer.skip_message or ""
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_the_endpoint_follows_the_champion(site: Site) -> None:
@@ -110,8 +103,8 @@ def test_an_endpoint_that_is_down_is_brought_back(site: Site) -> None:
     supervisor = folder.status().supervisor
     assert supervisor is not None
     os.kill(supervisor, signal.SIGKILL)
-    until(lambda: site.host.describe("houses").state is EndpointState.FAILED)
-    until(lambda: not folder.alive())
+    wait_until(lambda: site.host.describe("houses").state is EndpointState.FAILED)
+    wait_until(lambda: not folder.alive())
     back = follow(site)
     assert back.success, failure_of(back)
     assert check_of(back)[0]

@@ -39,6 +39,7 @@ from sf_sagemaker.s3 import S3Storage
 from sf_sagemaker.training.platform import Pacing
 from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
 from sf_sagemaker.training.sagemaker_messages import SageMakerMessages
+from standins.sagemaker.fixtures import reachable_service
 from standins.sagemaker.service import SageMakerService
 from tiny_language_model import make_tiny_language_model
 
@@ -76,12 +77,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Rows and examples of 37 months, and the dataset of MONTH with a tiny base in S3."""
     home = tmp_path_factory.mktemp("deployment") / "home"
     with (
-        SageMakerService() as service,
+        reachable_service() as service,
         pytest.MonkeyPatch.context() as patch,
         own_deployment(home) as instance,
     ):
-        for name, value in service.environment.items():
-            patch.setenv(name, value)
         patch.setenv("SF_SAGEMAKER_CACHE", str(home / "cache"))
         service.create_bucket("models-of-the-team")
         aws = Aws(attempts=1)

@@ -23,6 +23,7 @@ from sf_sagemaker.training.job import Program, TrainingJob
 from sf_sagemaker.training.local import LocalTrainingPlatform
 from sf_sagemaker.training.pipes import FileMessages, PipesTrainingClient
 from sf_sagemaker.training.platform import JobNotFound, JobStatus
+from waiting import wait_until
 
 KEY = dg.AssetKey(["prices", "thing"])
 WEEKS = ["2024-01-01", "2024-01-08", "2024-01-15", "2024-01-22"]
@@ -297,7 +298,7 @@ def test_trainings_run_side_by_side_and_only_what_failed_is_trained_again(
     bad.touch()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(trainings.run)
-        eventually(lambda: len(trainings.begun()) == 2)
+        wait_until(lambda: len(trainings.begun()) == 2)
         time.sleep(0.5)
         assert trainings.begun() == WEEKS[:2], "two may train at once"
         trainings.release()
@@ -337,7 +338,7 @@ def interrupt(trainings: Trainings) -> Iterator[Callable[[Callable[[str], None]]
     with ThreadPoolExecutor(1) as pool:
 
         def begin(first: Callable[[str], None]) -> None:
-            eventually(lambda: len(trainings.begun()) == 2)
+            wait_until(lambda: len(trainings.begun()) == 2)
             first(trainings.ranges.instance.get_runs(limit=1)[0].run_id)
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -357,7 +358,7 @@ def test_cancelling_the_run_of_a_range_stops_its_jobs_and_begins_no_other(
     with pytest.raises(dg.DagsterExecutionInterruptedError):
         trainings.run(raise_on_error=True)
     for week in WEEKS[:2]:
-        eventually(lambda week=week: trainings.status(week) is JobStatus.STOPPED)
+        wait_until(lambda week=week: trainings.status(week) is JobStatus.STOPPED)
     assert [trainings.status(week) for week in WEEKS[2:]] == [None, None]
 
 
@@ -376,7 +377,7 @@ def test_a_job_that_another_run_wants_outlives_the_cancelled_range(
     interrupt(also_wanted)
     with pytest.raises(dg.DagsterExecutionInterruptedError):
         trainings.run(raise_on_error=True)
-    eventually(lambda: trainings.status(WEEKS[0]) is JobStatus.STOPPED)
+    wait_until(lambda: trainings.status(WEEKS[0]) is JobStatus.STOPPED)
     assert trainings.status(WEEKS[1]) is JobStatus.IN_PROGRESS
 
 
@@ -407,10 +408,3 @@ def test_what_was_built_before_an_interruption_is_recorded(
         ranges.run(build, raise_on_error=True)
     assert ranges.recorded() == {WEEKS[0]: {"week": 1}, WEEKS[1]: {"week": 8}}
     assert WEEKS[3] not in ranges.built
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)

@@ -5,8 +5,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import dagster as dg
 import pytest
 import yaml
 
-from locations import REPOSITORY, Project, own_deployment
+from locations import REPOSITORY, own_deployment
 from sf_sagemaker.components import RunFailureAlerts
 from standins.slack import SlackStandIn, slack_api
 from standins.smtp import smtp_server
+from waiting import wait_until
 
 WEEKS = dg.WeeklyPartitionsDefinition(start_date="2014-12-29", day_offset=1)
 SECRET = "s3cr3t-of-the-warehouse"
@@ -372,7 +373,7 @@ def test_a_mistake_is_located_and_explained(project, attributes, line, says):
     file = project.add(
         "alerts", f"type: sf_sagemaker.components.RunFailureAlerts\nattributes:\n{attributes}"
     )
-    text = mistake_in(project)
+    text = project.mistake()
     assert f"{file.name}:{line}" in text, text
     for phrase in says:
         assert phrase in text, text
@@ -388,20 +389,10 @@ def test_a_secret_in_place_of_its_variable_is_refused_and_not_repeated(project):
           slack: {channel: "#models", token_variable: xoxb-1-2}
         """,
     )
-    text = mistake_in(project)
+    text = project.mistake()
     assert "defs.yaml:4" in text
     assert "slack.token_variable" in text
     assert "xoxb-1-2" not in text
-
-
-def mistake_in(project: Project) -> str:
-    with pytest.raises(Exception) as raised:
-        project.definitions()
-    parts, cause = [], raised.value
-    while cause is not None:
-        parts.append(str(cause))
-        cause = cause.__cause__ or cause.__context__
-    return "\n".join(parts)
 
 
 def test_loading_needs_neither_slack_nor_mail() -> None:
@@ -457,9 +448,10 @@ def test_with_the_daemon_a_failed_run_is_reported_once_and_a_lost_alert_fails_th
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+    eventually = partial(wait_until, seconds=240, pause=1, told=(tmp_path / "daemon.log").read_text)
     try:
         with dg.DagsterInstance.from_config(str(home)) as instance:
-            wait_for(lambda: set(ticks(instance)) == {"to_the_log", "to_nobody"}, tmp_path)
+            eventually(lambda: set(ticks(instance)) == {"to_the_log", "to_nobody"})
             subprocess.run(
                 [commands / "dagster", "job", "launch", "-f", "location.py", "-j", "tidying"],
                 cwd=tmp_path,
@@ -467,15 +459,14 @@ def test_with_the_daemon_a_failed_run_is_reported_once_and_a_lost_alert_fails_th
                 check=True,
                 capture_output=True,
             )
-            wait_for(
+            eventually(
                 lambda: (
                     ticks(instance)["to_nobody"].get("FAILURE")
                     and ticks(instance)["to_the_log"].get("SUCCESS")
-                ),
-                tmp_path,
+                )
             )
             seen = len(ticks(instance)["to_nobody"]["SKIPPED"])
-            wait_for(lambda: len(ticks(instance)["to_nobody"]["SKIPPED"]) > seen, tmp_path)
+            eventually(lambda: len(ticks(instance)["to_nobody"]["SKIPPED"]) > seen)
             [error] = ticks(instance)["to_nobody"]["FAILURE"]
             assert "Connection refused" in error
             assert "Run failed: tidying" in error
@@ -503,10 +494,3 @@ def ticks(instance: dg.DagsterInstance) -> dict[str, dict[str, list[str]]]:
                     tick.error.to_string() if tick.error else ""
                 )
     return found
-
-
-def wait_for(condition: Callable[[], object], folder: Path) -> None:
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert time.monotonic() < deadline, (folder / "daemon.log").read_text()
-        time.sleep(1)

@@ -24,6 +24,7 @@ from sf_sagemaker.serving.sagemaker_model import SageMakerModels
 from sf_sagemaker.storage import Storage
 from sf_sagemaker.training.platform import TrainingPlatform
 from standins.sagemaker import SageMakerService
+from standins.sagemaker.fixtures import reachable_service
 
 KEY = "houses/endpoint"
 ALARM = "sf-sagemaker-houses-server-errors"
@@ -106,12 +107,10 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     home = tmp_path_factory.mktemp("deployment") / "home"
     local = deployment.resources
     with (
-        SageMakerService() as service,
+        reachable_service() as service,
         own_deployment(home) as instance,
         pytest.MonkeyPatch.context() as patch,
     ):
-        for name, value in service.environment.items():
-            patch.setenv(name, value)
         service.create_bucket(BUCKET)
 
         def resources() -> dict[str, object]:

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from sf_sagemaker.warehouse.dataset import (
     TargetKind,
     WindowPeriod,
 )
+from waiting import wait_until
 
 Tables = Mapping[Split, Sequence[pa.Table]]
 
@@ -67,11 +67,13 @@ class Running:
         )
 
     def wait_for_line(self, text: str, timeout: float = 60) -> None:
-        deadline = time.monotonic() + timeout
-        while text not in self.log.read_text():
+        def written() -> bool:
+            if text in self.log.read_text():
+                return True
             assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.01)
+            return False
+
+        wait_until(written, timeout, told=self.log.read_text)
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-import pytest
-
 from serving.models import Artifacts
 from sf_sagemaker.aws import Aws
 from sf_sagemaker.s3 import S3Storage
@@ -16,6 +14,7 @@ from sf_sagemaker.serving.hosting import Hosting, Instances, Rollout
 from sf_sagemaker.serving.sagemaker import EndpointPacing, SageMakerEndpointHost
 from sf_sagemaker.serving.sagemaker_model import SageMakerModels
 from standins.sagemaker import SageMakerService
+from standins.sagemaker.fixtures import reachable_service
 
 BUCKET, PREFIX = "models-of-a-team", "serving-tests"
 PACING = EndpointPacing(poll=0.1, longest_poll=0.3, patience=5)
@@ -54,9 +53,7 @@ class ServingSite:
 @contextmanager
 def serving_site(folder: Path) -> Iterator[ServingSite]:
     """An account of its own; its containers end with it."""
-    with SageMakerService() as service, pytest.MonkeyPatch.context() as patch:
-        for name, value in service.environment.items():
-            patch.setenv(name, value)
+    with reachable_service() as service:
         service.create_bucket(BUCKET)
         artifacts = Artifacts(folder)
         models = models_of(service.role_arn, artifacts)

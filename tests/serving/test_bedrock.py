@@ -34,6 +34,7 @@ from sf_sagemaker.storage import LocalStorage
 from standins.sagemaker.bedrock import Conversation as Heard
 from standins.sagemaker.bedrock import Written, knows
 from standins.sagemaker.service import SageMakerService
+from waiting import wait_until
 
 HAIKU = "eu.anthropic.claude-haiku-4-5-20251001-v1:0"
 PROFILE = f"arn:aws:bedrock:eu-central-1:123456789012:inference-profile/{HAIKU}"
@@ -489,9 +490,7 @@ def test_a_process_that_is_killed_loses_the_last_moments_only(
     environment = {**os.environ, **service.environment}
     command = [sys.executable, "-c", _RUN, str(tmp_path), "400"]
     process = subprocess.Popen(command, env=environment)
-    deadline = time.monotonic() + 60
-    while len(service.bedrock.asked) < 200 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: len(service.bedrock.asked) >= 200, 60)
     process.kill()
     process.wait()
     time.sleep(0.2)  # what was under way is billed all the same

@@ -18,6 +18,7 @@ import pytest
 from serving.models import AREAS, ROW, save_regression
 from sf_sagemaker.containers.serving import serving_files
 from sf_sagemaker.containers.serving.application import VERSION_HEADER
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -70,11 +71,12 @@ def start(code: Path, model: Path) -> Running:
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
     made = start(tmp_path / "code", save_regression(tmp_path / "model"))
-    deadline = time.monotonic() + 30
-    while not made.ping():
+
+    def answers() -> bool:
         assert made.process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        return made.ping()
+
+    wait_until(answers)
     yield made
     made.process.kill()
     made.process.wait()

@@ -5,8 +5,6 @@ import os
 import shutil
 import signal
 import socket
-import time
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -27,6 +25,7 @@ from sf_sagemaker.serving.errors import (
 )
 from sf_sagemaker.serving.local import LocalEndpointHost
 from sf_sagemaker.serving.local_folder import EndpointFolder
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -46,13 +45,6 @@ def ask(host: LocalEndpointHost) -> Reply:
 
 def folder_of(host: LocalEndpointHost) -> EndpointFolder:
     return EndpointFolder(host.root / "houses")
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def kill(process: int | None) -> None:
@@ -136,7 +128,7 @@ def test_a_server_that_is_killed_is_started_anew(
     kill(before)
     # A request that comes while nothing serves waits for the one that will.
     assert ask(host).version == "1/job-1"
-    until(lambda: host.describe("houses").state is EndpointState.IN_SERVICE)
+    wait_until(lambda: host.describe("houses").state is EndpointState.IN_SERVICE)
     description = host.describe("houses")
     assert description.restarts == 1
     assert folder_of(host).status().server not in (None, before)
@@ -150,9 +142,9 @@ def test_a_server_that_hangs_is_killed_and_started_anew(
     hung = folder_of(host).status().server
     assert hung is not None
     os.kill(hung, signal.SIGSTOP)
-    until(lambda: host.describe("houses").restarts == 1, seconds=40)
+    wait_until(lambda: host.describe("houses").restarts == 1, seconds=40)
     assert "missed 3 pings" in (folder_of(host).status().lost or "")
-    until(lambda: host.describe("houses").state is EndpointState.IN_SERVICE)
+    wait_until(lambda: host.describe("houses").state is EndpointState.IN_SERVICE)
     assert ask(host).status == 200
 
 
@@ -164,16 +156,16 @@ def test_a_supervisor_that_is_killed_is_reported_and_replaced(
     bad.write_bytes(b"")
     address = deploy(host, 1, "job-1").description.address
     kill(folder_of(host).status().supervisor)
-    until(lambda: host.describe("houses").state is EndpointState.FAILED)
+    wait_until(lambda: host.describe("houses").state is EndpointState.FAILED)
     assert "its supervisor is gone" in (host.describe("houses").failure or "")
-    until(lambda: not folder_of(host).alive())  # its server ends with it
+    wait_until(lambda: not folder_of(host).alive())  # its server ends with it
     # Even a deployment that fails brings back what was served before.
     with pytest.raises(DeploymentFailed):
         deploy(host, 2, "bad")
-    until(lambda: host.describe("houses").state is EndpointState.IN_SERVICE)
+    wait_until(lambda: host.describe("houses").state is EndpointState.IN_SERVICE)
     assert ask(host).version == "1/job-1"
     kill(folder_of(host).status().supervisor)
-    until(lambda: host.describe("houses").state is EndpointState.FAILED)
+    wait_until(lambda: host.describe("houses").state is EndpointState.FAILED)
     again = deploy(host, 1, "job-1")
     assert again.changed
     assert again.description.address == address
@@ -231,7 +223,7 @@ def test_an_endpoint_whose_folder_is_deleted_ends(
     server = folder_of(host).status().server
     assert server is not None
     shutil.rmtree(host.root)
-    until(lambda: not _lives(server))
+    wait_until(lambda: not _lives(server))
 
 
 def test_names_and_endpoints_that_are_none(host: LocalEndpointHost) -> None:

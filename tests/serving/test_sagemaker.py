@@ -40,6 +40,7 @@ from sf_sagemaker.serving.hosting import AlarmRules, Hosting, Instances, Rollout
 from sf_sagemaker.serving.sagemaker import EndpointPacing, SageMakerEndpointHost
 from sf_sagemaker.serving.sagemaker_model import SageMakerModels
 from standins.sagemaker.quotas import ENDPOINT
+from waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -389,8 +390,7 @@ def test_an_update_that_another_run_makes_just_then_is_no_rollback(site: Serving
     )
     first, failed = in_background(lambda: slow.deploy("houses", site.model(2), options()))
     endpoint = site.service.endpoints["houses"]
-    while site.service.calls.count("UpdateEndpoint") == 0 and first.is_alive():
-        time.sleep(0.02)
+    wait_until(lambda: site.service.calls.count("UpdateEndpoint") or not first.is_alive())
     endpoint.wait_for(lambda it: it.statuses[-1] == "InService")
     site.service.settings.endpoint_seconds = 6
     site.host.deploy("houses", site.model(3), options())
@@ -404,8 +404,7 @@ def test_an_update_that_another_run_makes_just_then_is_no_rollback(site: Serving
 def test_polls_that_are_throttled_are_made_again(site: ServingSite) -> None:
     site.service.settings.endpoint_seconds = 1
     deploying, failed = in_background(lambda: site.host.deploy("houses", site.model(1), options()))
-    while site.service.calls.count("CreateEndpoint") == 0 and deploying.is_alive():
-        time.sleep(0.02)
+    wait_until(lambda: site.service.calls.count("CreateEndpoint") or not deploying.is_alive())
     site.service.faults.throttle("DescribeEndpoint", 3)
     deploying.join()
     assert failed == []

@@ -6,7 +6,7 @@ taken to allow what it doesn't.
 
 import fnmatch
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,6 +104,35 @@ JOIN_NETWORK = (
 )  # fmt: skip
 
 
+def on_request(tags: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """The condition keys of tags that a request gives, as {"Key": ..., "Value": ...}."""
+    return {f"aws:RequestTag/{tag['Key']}": tag["Value"] for tag in tags}
+
+
+def on_resource(tags: Mapping[str, str]) -> dict[str, str]:
+    """The condition keys of tags that a resource has."""
+    return {f"aws:ResourceTag/{key}": value for key, value in tags.items()}
+
+
+def creating(call: Call, resource: str) -> Iterator[Action]:
+    """What it takes to create a resource of SageMaker with tags."""
+    context = on_request(call.parameters["Tags"])
+    yield Action(f"sagemaker:{call.operation}", resource, context)
+    yield Action("sagemaker:AddTags", resource, context)
+
+
+def passing(role: str, service: str = "sagemaker.amazonaws.com") -> Action:
+    """What it takes to hand a role to a service."""
+    return Action("iam:PassRole", role, {"iam:PassedToService": service})
+
+
+def pulling(*repositories: str) -> Iterator[Action]:
+    """What it takes to pull images from repositories, given as region:account:repository/name."""
+    for repository in repositories:
+        for action in _PULL:
+            yield Action(action, f"arn:aws:ecr:{repository}")
+
+
 def needed(call: Call, tags: Mapping[str, Mapping[str, str]]) -> Iterator[Action]:
     """What a call needs of its own caller; `tags` are those of jobs by name."""
     p = call.parameters
@@ -120,11 +149,8 @@ def needed(call: Call, tags: Mapping[str, Mapping[str, str]]) -> Iterator[Action
             yield Action(_S3[operation], f"arn:aws:s3:::{p['Bucket']}/{p['Key']}")
         case "sagemaker", "CreateTrainingJob":
             job = f"arn:aws:sagemaker:{where}:training-job/{p['TrainingJobName']}"
-            context = {f"aws:RequestTag/{tag['Key']}": tag["Value"] for tag in p["Tags"]}
-            yield Action("sagemaker:CreateTrainingJob", job, context)
-            yield Action("sagemaker:AddTags", job, context)
-            passed = {"iam:PassedToService": "sagemaker.amazonaws.com"}
-            yield Action("iam:PassRole", p["RoleArn"], passed)
+            yield from creating(call, job)
+            yield passing(p["RoleArn"])
             if (
                 "KmsKeyId" in p["OutputDataConfig"]
             ):  # what is stored under the key, the caller reads
@@ -132,12 +158,8 @@ def needed(call: Call, tags: Mapping[str, Mapping[str, str]]) -> Iterator[Action
                 yield Action("kms:GenerateDataKey", p["OutputDataConfig"]["KmsKeyId"])
         case "sagemaker", "StopTrainingJob":
             name = p["TrainingJobName"]
-            context = {f"aws:ResourceTag/{key}": value for key, value in tags[name].items()}
-            yield Action(
-                "sagemaker:StopTrainingJob",
-                f"arn:aws:sagemaker:{where}:training-job/{name}",
-                context,
-            )
+            job = f"arn:aws:sagemaker:{where}:training-job/{name}"
+            yield Action("sagemaker:StopTrainingJob", job, on_resource(tags[name]))
         case "sagemaker", operation:
             name = p["TrainingJobName"]
             yield Action(f"sagemaker:{operation}", f"arn:aws:sagemaker:{where}:training-job/{name}")
@@ -180,8 +202,7 @@ def done_for(call: Call) -> Iterator[Action]:
     assert match is not None
     account, region, repository = match.groups()
     yield Action("ecr:GetAuthorizationToken", "*")
-    for action in _PULL:
-        yield Action(action, f"arn:aws:ecr:{region}:{account}:repository/{repository}")
+    yield from pulling(f"{region}:{account}:repository/{repository}")
     metrics = {"cloudwatch:namespace": "/aws/sagemaker/TrainingJobs"}
     yield Action("cloudwatch:PutMetricData", "*", metrics)
     group = f"arn:aws:logs:{region}:123456789012:log-group:/aws/sagemaker/TrainingJobs"

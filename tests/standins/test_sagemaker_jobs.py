@@ -12,6 +12,7 @@ import pytest
 
 from standins.sagemaker import SageMakerService
 from standins.sagemaker.examples import channel, training_request
+from waiting import wait_until
 
 BASE = (
     "import json, os, pathlib, signal, sys, time\n"
@@ -416,7 +417,4 @@ def test_missing_output_bucket_fails_the_job(service: SageMakerService) -> None:
 
 
 def wait_for_line(service: SageMakerService, job: str, line: str) -> None:
-    deadline = time.monotonic() + 20
-    while line not in service.log(job):
-        assert time.monotonic() < deadline, service.log(job)
-        time.sleep(0.05)
+    wait_until(lambda: line in service.log(job), told=lambda: service.log(job))

@@ -1,11 +1,11 @@
 """Log lines of jobs in CloudWatch Logs."""
 
-import time
 from typing import Any
 
 from standins.sagemaker import SageMakerService
 from standins.sagemaker.examples import training_request
 from standins.sagemaker.logs import GROUP
+from waiting import wait_until
 
 SLOW = "import time\nprint('first')\ntime.sleep(2)\nprint('last')\n"
 
@@ -37,10 +37,7 @@ def messages(page: dict[str, Any]) -> list[str]:
 
 def test_lines_arrive_while_the_job_runs(service: SageMakerService) -> None:
     create(service, "live", SLOW)
-    deadline = time.monotonic() + 20
-    while service.log("live") != ["first"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: service.log("live") == ["first"])
     assert service.jobs["live"].status == "InProgress"
     service.jobs.wait("live")
     service.flush_logs()

@@ -15,6 +15,7 @@ from standins.sagemaker import SageMakerService
 from standins.sagemaker.clients import make_client
 from standins.sagemaker.examples import training_request
 from standins.sagemaker.logs import GROUP
+from waiting import wait_until
 
 TESTS = Path(__file__).parents[1]
 
@@ -46,8 +47,7 @@ def test_closing_ends_jobs_at_once() -> None:
         service.client("sagemaker").create_training_job(
             **training_request(service, "ended", SLEEPER)
         )
-        while not service.log("ended"):
-            time.sleep(0.05)
+        wait_until(lambda: service.log("ended"))
         pid = pid_of(service.log("ended"))
         assert is_running(pid)
         began = time.monotonic()
@@ -84,10 +84,7 @@ def test_process_of_its_own_and_its_death() -> None:
         assert is_running(pid)
         process.kill()
         process.wait()
-        deadline = time.monotonic() + 10
-        while is_running(pid):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: not is_running(pid))
     finally:
         process.kill()
         process.wait()
@@ -125,13 +122,13 @@ def _start_sleeper(clients: dict[str, Any], role_arn: str) -> int:
         ResourceConfig={"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1},
         StoppingCondition={"MaxRuntimeInSeconds": 60},
     )
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        time.sleep(0.1)
+
+    def lines() -> list[str]:
         try:
             found = clients["logs"].filter_log_events(logGroupName="/aws/sagemaker/TrainingJobs")
         except clients["logs"].exceptions.ResourceNotFoundException:
-            continue
-        if found["events"]:
-            return pid_of([found["events"][0]["message"]])
-    raise TimeoutError("the job wrote nothing")
+            return []
+        return [event["message"] for event in found["events"]]
+
+    wait_until(lines, told=lambda: "the job wrote nothing")
+    return pid_of(lines())

@@ -6,6 +6,7 @@ from typing import Any
 from standins.sagemaker import SageMakerService
 from standins.sagemaker.examples import training_request
 from standins.sagemaker.quotas import WARM_POOL
+from waiting import wait_until
 
 # Waits for its end where it has no checkpoint, and is done where it has one.
 RESUME = """
@@ -46,10 +47,7 @@ def test_interrupted_job_goes_on_from_its_checkpoint(service: SageMakerService) 
     create(service, "interrupted")
     s3 = service.client("s3")
     key = "checkpoints/interrupted/deep/state.txt"
-    deadline = time.monotonic() + 30
-    while s3.list_objects_v2(Bucket="training", Prefix=key)["KeyCount"] == 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: s3.list_objects_v2(Bucket="training", Prefix=key)["KeyCount"])
     service.jobs.interrupt("interrupted")
     service.jobs.wait("interrupted")
     service.flush_logs()

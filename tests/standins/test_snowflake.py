@@ -1,17 +1,16 @@
 """The stand-in for Snowflake refuses what Snowflake refuses, and unloads as it does."""
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 from snowflake.connector.errors import ProgrammingError
 
+from standins.s3 import new_bucket, s3_server
 from standins.snowflake import SnowflakeService
+from waiting import wait_until
 
 BUCKET = "unloads-of-a-test"
 UNLOAD = (
@@ -22,21 +21,9 @@ UNLOAD = (
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            patch.setenv(name, value)
-        client = boto3.client("s3")
-        client.create_bucket(Bucket=BUCKET)
+    with s3_server() as client:
+        new_bucket(client, BUCKET)
         yield client
-        server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +144,7 @@ def test_a_statement_runs_by_itself_and_can_be_cancelled(service: SnowflakeServi
             query = str(cursor.sfqid)
             assert connection.is_still_running(connection.get_query_status(query))
             connection.cursor().execute(f"select system$cancel_query('{query}')")
-            while connection.is_still_running(connection.get_query_status(query)):
-                time.sleep(0.01)
+            wait_until(lambda: not connection.is_still_running(connection.get_query_status(query)))
             with pytest.raises(ProgrammingError, match="canceled"):
                 connection.get_query_status_throw_if_error(query)
         cursor.execute_async("select 1 as quick")

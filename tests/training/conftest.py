@@ -9,9 +9,10 @@ import pytest
 from sf_sagemaker.storage import LocalStorage
 from sf_sagemaker.training.job import Channel, Limits, Program, TrainingJob
 from sf_sagemaker.training.local import LocalTrainingPlatform
-from standins.sagemaker.fixtures import service, shared_service
+from standins.sagemaker.fixtures import aws, service, shared_service
+from waiting import wait_until
 
-__all__ = ["service", "shared_service"]
+__all__ = ["aws", "service", "shared_service"]
 
 # Writes a beat every 20 ms to $BEATS until the file $GO exists, then a model.
 BEATING = """
@@ -82,7 +83,7 @@ class Beating:
         self.environment = {"BEATS": str(self.beats), "GO": str(self.go)}
 
     def wait_for_start(self) -> None:
-        eventually(self.beats.exists)
+        wait_until(self.beats.exists)
 
     def release(self) -> None:
         self.go.touch()
@@ -99,15 +100,3 @@ def beating(tmp_path: Path) -> Iterator[Beating]:
     beating = Beating(tmp_path)
     yield beating
     beating.release()  # whatever a failed test left behind
-
-
-@pytest.fixture
-def wait_until() -> Callable[..., None]:
-    return eventually
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)

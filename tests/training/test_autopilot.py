@@ -6,7 +6,7 @@ known, then 1 DescribeLogStreams and 1 GetLogEvents or more; 1 DescribeTrainingJ
 """
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -22,7 +22,7 @@ from sf_sagemaker.lifecycle.answers import NotAnswered
 from sf_sagemaker.s3 import S3Storage
 from sf_sagemaker.serving.autopilot_answers import AskingOptions, AutopilotAnswers
 from sf_sagemaker.serving.sagemaker_model import SageMakerModels
-from sf_sagemaker.serving.sagemaker_transform import SageMakerTransforms
+from sf_sagemaker.serving.sagemaker_transform import SageMakerTransforms, TransformJobOverdue
 from sf_sagemaker.training.autopilot import INSTANCES, AutopilotPlatform
 from sf_sagemaker.training.autopilot_candidate import Candidate, InferenceContainer
 from sf_sagemaker.training.autopilot_data import prepare_data
@@ -46,6 +46,7 @@ from sf_sagemaker.training.platform import (
 from sf_sagemaker.training.run import JobResult, run_job
 from sf_sagemaker.training.sagemaker_errors import RoleNotUsable
 from standins.sagemaker.service import SageMakerService
+from waiting import wait_until
 
 PACING = Pacing(poll=0.1, longest_poll=0.2, settle=0.3, retry=0.1)
 ROWS = [
@@ -104,14 +105,6 @@ class Site:
             self.statuses.append(f"{description.status} {description.secondary_status}")
 
         return run_job(job, self.platform, AUTOML, on_log=on_log, on_status=on_status, **options)
-
-
-@pytest.fixture(scope="module")
-def aws(shared_service: SageMakerService) -> Iterator[Aws]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in shared_service.environment.items():
-            patch.setenv(name, value)
-        yield Aws(attempts=1)
 
 
 @pytest.fixture
@@ -191,7 +184,7 @@ def test_a_lost_answer_is_found_out(site: Site) -> None:
     assert len([job for job in site.service.automl.all() if job.name == result.name]) == 1
 
 
-def test_a_throttled_service_is_asked_again(site: Site, wait_until: Callable[..., None]) -> None:
+def test_a_throttled_service_is_asked_again(site: Site) -> None:
     for operation in ("CreateAutoMLJobV2", "DescribeAutoMLJobV2", "ListCandidatesForAutoMLJob"):
         site.service.faults.throttle(operation)
     site.service.faults.internal_error("CreateAutoMLJobV2")
@@ -370,6 +363,7 @@ class Hold:
 
     def __init__(self) -> None:
         self.taken: list[str] = []
+        self.tags = {RUN_TAG: "a run that asks"}
 
     def check(self) -> None: ...
 
@@ -399,7 +393,7 @@ def test_a_model_is_asked_and_answers_from_what_it_was_trained_on(
         site.aws, site.storage, site.service.role_arn, site.platform.fetch_artifact
     )
     asking = AutopilotAnswers(transforms, models)
-    options = AskingOptions(site.model, "ml.g5.12xlarge", 8)
+    options = AskingOptions(site.model, Limits("ml.g5.12xlarge"), 8)
     prompts = ["an engine had to be shut down", "aborted take-off", "an engine had to be shut down"]
     hold = Hold()
     ask = asking.on_behalf_of(hold, options).of(artifact)
@@ -410,6 +404,8 @@ def test_a_model_is_asked_and_answers_from_what_it_was_trained_on(
     assert ask(prompts) == ["shutdown", "abort", "shutdown"]
     assert site.service.calls.count("CreateTransformJob") == 1  # of the same prompts
     assert len(set(hold.taken)) == 1
+    [found] = transforms.jobs_of_runs(["a run that asks"])
+    assert (found.name, found.model, found.partition) == (hold.taken[0], site.model, "")
     site.storage.delete(f"transforms/{site.model}/answers")
     site.service.jobs.remove_artifact(str(site.service.automl[result.name].training_job))
     with pytest.raises(NotAnswered, match=r"gives no answers|can't be served"):
@@ -427,13 +423,44 @@ def test_a_model_in_a_folder_is_told_before_anything_is_created(site: Site, tmp_
             site.aws, site.storage, site.service.role_arn, site.platform.fetch_artifact
         ),
     )
-    options = AskingOptions(site.model, "ml.g5.12xlarge", 8)
+    options = AskingOptions(site.model, Limits("ml.g5.12xlarge"), 8)
     ask = asking.on_behalf_of(Hold(), options).of(tmp_path / "candidate")
     with pytest.raises(
         NotAnswered, match=r"its model as a folder .*batch transform jobs read archives"
     ):
         ask(["a question"])
     assert not {"CreateModel", "CreateTransformJob"} & set(site.service.calls)
+
+
+@pytest.mark.slow
+def test_a_model_that_takes_too_long_to_answer_is_stopped(site: Site, tmp_path: Path) -> None:
+    result = site.run(site.job())
+    artifact = site.platform.fetch_artifact(result.name, tmp_path)
+    transforms = SageMakerTransforms(site.aws, site.storage, site.service.role_arn, pacing=PACING)
+    models = SageMakerModels(
+        site.aws, site.storage, site.service.role_arn, site.platform.fetch_artifact
+    )
+    limits = Limits(
+        "ml.g5.12xlarge",
+        max_runtime=timedelta(seconds=1),
+        price_per_hour=3600.0,
+        max_cost=1.5,
+        settings="autopilot.inference",
+    )
+    hold = Hold()
+    asking = AutopilotAnswers(transforms, models)
+
+    def ask(limits: Limits) -> Sequence[str]:
+        options = AskingOptions(site.model, limits, 8)
+        return asking.on_behalf_of(hold, options).of(artifact)(["a question"])
+
+    with pytest.raises(CostAboveMaximum, match=r"autopilot\.inference\.max_cost is 0\.50"):
+        ask(replace(limits, max_cost=0.5))
+    assert not site.service.calls.count("CreateTransformJob")
+    site.service.settings.downloading_seconds = 60
+    with pytest.raises(TransformJobOverdue, match=r"Raise autopilot\.inference\.max_runtime"):
+        ask(limits)
+    assert site.service.transforms[hold.taken[-1]].status == "Stopped"
 
 
 def test_a_service_that_is_away_is_no_answer(site: Site) -> None:

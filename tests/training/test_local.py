@@ -27,9 +27,9 @@ from sf_sagemaker.training.platform import (
     JobStatus,
     LogLine,
 )
+from waiting import wait_until
 
 NewJob = Callable[..., TrainingJob]
-WaitUntil = Callable[..., None]
 
 # Reports what a container sees, as the model.
 REPORT = """
@@ -54,7 +54,7 @@ host = os.environ["SM_CURRENT_HOST"]
 
 
 @pytest.fixture
-def finish(platform: LocalTrainingPlatform, wait_until: WaitUntil) -> Callable[..., JobDescription]:
+def finish(platform: LocalTrainingPlatform) -> Callable[..., JobDescription]:
     """Starts a job and waits for its end."""
 
     def run(
@@ -285,7 +285,7 @@ def test_a_host_that_fails_ends_the_others(
 
 
 def test_an_interpreter_that_does_not_exist_is_a_failed_job(
-    storage: LocalStorage, new_job: NewJob, wait_until: WaitUntil
+    storage: LocalStorage, new_job: NewJob
 ) -> None:
     platform = LocalTrainingPlatform(storage, python="/no/such/python")
     job = new_job()
@@ -344,7 +344,7 @@ def test_a_job_that_nobody_created_is_not_found(platform: LocalTrainingPlatform)
 
 
 def test_the_log_gives_whole_lines_while_the_job_runs_and_the_rest_at_its_end(
-    platform: LocalTrainingPlatform, new_job: NewJob, wait_until: WaitUntil, tmp_path: Path
+    platform: LocalTrainingPlatform, new_job: NewJob, tmp_path: Path
 ) -> None:
     job = new_job(
         f"""
@@ -377,9 +377,7 @@ def test_the_log_gives_whole_lines_while_the_job_runs_and_the_rest_at_its_end(
     ]
 
 
-def test_stop_lets_the_program_end(
-    platform: LocalTrainingPlatform, new_job: NewJob, wait_until: WaitUntil
-) -> None:
+def test_stop_lets_the_program_end(platform: LocalTrainingPlatform, new_job: NewJob) -> None:
     job = new_job(
         """
         import signal, sys, time
@@ -428,7 +426,7 @@ while True:
 
 
 def test_a_program_that_does_not_end_is_killed_after_the_grace(
-    storage: LocalStorage, new_job: NewJob, beating, wait_until: WaitUntil
+    storage: LocalStorage, new_job: NewJob, beating
 ) -> None:
     platform = LocalTrainingPlatform(storage, grace_seconds=0.3)
     job = new_job(STUBBORN)
@@ -453,7 +451,7 @@ def kill_supervisor(platform: LocalTrainingPlatform, name: str, signum: int) -> 
 
 
 def test_a_killed_supervisor_takes_its_hosts_along(
-    platform: LocalTrainingPlatform, new_job: NewJob, beating, wait_until: WaitUntil
+    platform: LocalTrainingPlatform, new_job: NewJob, beating
 ) -> None:
     job = new_job("import os; print(os.getppid())\n" + STUBBORN, hosts=2)
     name = job.name(1)
@@ -472,7 +470,7 @@ def test_a_killed_supervisor_takes_its_hosts_along(
 
 
 def test_a_job_lives_as_long_as_any_of_its_hosts(
-    platform: LocalTrainingPlatform, new_job: NewJob, beating, wait_until: WaitUntil
+    platform: LocalTrainingPlatform, new_job: NewJob, beating
 ) -> None:
     """Even where nobody is left to end them, no next attempt starts beside them."""
     script = "import os; print(os.getppid()); print(os.getpgid(0))\n" + beating.script
@@ -490,7 +488,7 @@ def test_a_job_lives_as_long_as_any_of_its_hosts(
 
 
 def test_a_supervisor_that_is_told_to_end_stops_the_job(
-    platform: LocalTrainingPlatform, new_job: NewJob, beating, wait_until: WaitUntil
+    platform: LocalTrainingPlatform, new_job: NewJob, beating
 ) -> None:
     job = new_job("import os; print(os.getppid())\n" + beating.script)
     name = job.name(1)
@@ -530,7 +528,7 @@ def test_a_disk_that_is_full_at_creation_leaves_a_failed_job(
 
 
 def test_a_disk_that_is_full_when_the_model_is_written_is_a_failed_job(
-    platform: LocalTrainingPlatform, new_job: NewJob, wait_until: WaitUntil
+    platform: LocalTrainingPlatform, new_job: NewJob
 ) -> None:
     job = new_job(
         """

@@ -15,9 +15,9 @@ from sf_sagemaker.training.job import TrainingJob
 from sf_sagemaker.training.local import LocalTrainingPlatform
 from sf_sagemaker.training.pipes import FileMessages, PipesTrainingClient
 from sf_sagemaker.training.platform import JobStatus
+from waiting import wait_until
 
 NewJob = Callable[..., TrainingJob]
-WaitUntil = Callable[..., None]
 
 
 # A run in a process of its own, as a run worker's, of the job that the test runs too.
@@ -128,9 +128,7 @@ def steps(platform: LocalTrainingPlatform, tmp_path: Path) -> Iterator[Steps]:
     steps.instance.dispose()
 
 
-def test_what_a_job_reports_arrives_while_it_trains(
-    steps: Steps, new_job: NewJob, wait_until: WaitUntil
-) -> None:
+def test_what_a_job_reports_arrives_while_it_trains(steps: Steps, new_job: NewJob) -> None:
     job = new_job(steps.script())
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(steps.materialize, job)
@@ -163,9 +161,7 @@ def test_a_run_that_adopts_late_has_all_messages_from_the_first(
     assert steps.platform.message_path(job.name(1)).read_text() == reported
 
 
-def test_two_runs_read_the_messages_of_one_job_at_once(
-    steps: Steps, new_job: NewJob, wait_until: WaitUntil
-) -> None:
+def test_two_runs_read_the_messages_of_one_job_at_once(steps: Steps, new_job: NewJob) -> None:
     job = new_job(steps.script())
     other = steps.materialize_in_another_process()
     wait_until(steps.started.exists)
@@ -230,9 +226,7 @@ def test_force_trains_anew_and_a_retry_of_that_run_adopts(steps: Steps, new_job:
 
 
 @pytest.fixture
-def interrupt_once_training(
-    steps: Steps, wait_until: WaitUntil
-) -> Iterator[Callable[[Callable[[], None]], None]]:
+def interrupt_once_training(steps: Steps) -> Iterator[Callable[[Callable[[], None]], None]]:
     """Interrupts this process while its run waits for the job, as a run worker is interrupted."""
     with ThreadPoolExecutor(1) as pool:
 
@@ -250,7 +244,7 @@ def interrupt_once_training(
 
 
 def test_cancelling_the_run_stops_its_job(
-    steps: Steps, new_job: NewJob, interrupt_once_training, wait_until: WaitUntil
+    steps: Steps, new_job: NewJob, interrupt_once_training
 ) -> None:
     job = new_job(steps.script())
     interrupt_once_training(lambda: steps.instance.report_run_canceling(steps.only_run()))
@@ -274,7 +268,7 @@ def test_any_other_interruption_leaves_the_job_for_the_next_run(
 
 
 def test_a_job_that_another_run_waits_for_outlives_a_cancelled_run(
-    steps: Steps, new_job: NewJob, interrupt_once_training, wait_until: WaitUntil
+    steps: Steps, new_job: NewJob, interrupt_once_training
 ) -> None:
     job = new_job(steps.script())
     other = steps.materialize_in_another_process()

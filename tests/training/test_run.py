@@ -24,9 +24,9 @@ from sf_sagemaker.training.job import TrainingJob
 from sf_sagemaker.training.local import LocalTrainingPlatform
 from sf_sagemaker.training.platform import JobDescription, JobStatus, LogLine
 from sf_sagemaker.training.run import TRAINING, JobResult, run_job
+from waiting import wait_until
 
 NewJob = Callable[..., TrainingJob]
-WaitUntil = Callable[..., None]
 
 TRAIN = """
 import os, pathlib
@@ -191,7 +191,7 @@ def test_a_stopped_job_is_no_success_and_makes_the_next_attempt(
 
 
 def test_a_stopping_job_is_waited_for_then_the_next_attempt_runs(
-    runs: Runs, new_job: NewJob, tmp_path: Path, wait_until: WaitUntil
+    runs: Runs, new_job: NewJob, tmp_path: Path
 ) -> None:
     job = new_job(
         f"""
@@ -306,7 +306,6 @@ def test_an_interrupted_job_goes_on_unless_nobody_wants_it(
     runs: Runs,
     new_job: NewJob,
     beating,
-    wait_until: WaitUntil,
     interrupt: type[BaseException],
     wanted: bool,
 ) -> None:
@@ -414,7 +413,7 @@ def test_two_processes_at_once_train_once(
 
 
 def test_after_a_killed_supervisor_the_next_attempt_runs_alone(
-    runs: Runs, new_job: NewJob, beating, wait_until: WaitUntil
+    runs: Runs, new_job: NewJob, beating
 ) -> None:
     job = new_job("import os; print(os.getppid())\n" + beating.script)
     platform = runs.platform

@@ -57,12 +57,12 @@ from sf_sagemaker.training.sagemaker_errors import (
 )
 from standins.sagemaker.quotas import WARM_POOL
 from standins.sagemaker.service import SageMakerService
+from waiting import wait_until
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/training:1"
 PACING = Pacing(poll=0.1, longest_poll=0.2, settle=0.6, retry=0.1)
 
 NewJob = Callable[..., TrainingJob]
-WaitUntil = Callable[..., None]
 
 SCRIPT = """
 import json, os, pathlib
@@ -101,16 +101,6 @@ class Runs:
             on_status=lambda d: self.statuses.append(f"{d.status} {d.secondary_status}"),
             **options,
         )
-
-
-@pytest.fixture(scope="module")
-def aws(shared_service: SageMakerService) -> Iterator[Aws]:
-    """Clients of the module's service; making them takes longer than most of the tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in shared_service.environment.items():
-            patch.setenv(name, value)
-        # One try a call: what is tried again is the platform's and the run's own doing.
-        yield Aws(attempts=1)
 
 
 @pytest.fixture
@@ -330,7 +320,7 @@ def test_time_limits_end_a_job_and_say_what_to_raise(runs: Runs, sagemaker_job: 
 
 
 def test_stopping_is_not_success_and_needs_no_running_job(
-    runs: Runs, sagemaker_job: NewJob, wait_until: WaitUntil
+    runs: Runs, sagemaker_job: NewJob
 ) -> None:
     job = sagemaker_job(WAITING)
     platform = runs.platform
@@ -394,7 +384,6 @@ def test_a_killed_waiter_leaves_the_job_for_the_next(
     sagemaker_job: NewJob,
     tmp_path: Path,
     service: SageMakerService,
-    wait_until: WaitUntil,
     go: Callable[[], None],
 ) -> None:
     job = sagemaker_job(WAITING)
@@ -446,9 +435,7 @@ run_job(
 """
 
 
-def test_what_nobody_wants_any_more_is_stopped(
-    runs: Runs, sagemaker_job: NewJob, wait_until: WaitUntil
-) -> None:
+def test_what_nobody_wants_any_more_is_stopped(runs: Runs, sagemaker_job: NewJob) -> None:
     job = sagemaker_job(WAITING)
 
     def interrupt(seconds: float) -> None:
@@ -523,7 +510,7 @@ def test_a_hidden_job_of_another_run_is_adopted(
 
 
 def test_a_platform_that_stays_away_is_given_up_and_the_job_goes_on(
-    runs: Runs, sagemaker_job: NewJob, service: SageMakerService, wait_until: WaitUntil
+    runs: Runs, sagemaker_job: NewJob, service: SageMakerService
 ) -> None:
     job = sagemaker_job(WAITING)
     with ThreadPoolExecutor(1) as pool:
@@ -575,7 +562,6 @@ def test_another_attempt_must_leave_the_maximum_cost_in_peace(
 
 def test_a_host_that_was_silent_for_a_day_is_read_on(
     runs: Runs, sagemaker_job: NewJob, service: SageMakerService, go: Callable[[], None],
-    wait_until: WaitUntil,
 ) -> None:  # fmt: skip
     """CloudWatch's tokens expire after a day."""
     job = sagemaker_job(WAITING + "print('going on')\n")
@@ -604,7 +590,7 @@ def test_log_lines_that_arrive_late_are_not_lost(
 
 
 def test_an_old_job_is_adopted_without_waiting_for_its_log(
-    runs: Runs, sagemaker_job: NewJob, sagemaker: SageMakerTrainingPlatform, wait_until: WaitUntil
+    runs: Runs, sagemaker_job: NewJob, sagemaker: SageMakerTrainingPlatform
 ) -> None:
     job = sagemaker_job()
     runs.run(job)
@@ -673,7 +659,7 @@ def test_what_would_be_refused_is_refused_before_anything_is_created(
         ),
         "cost": (
             {"limits": Limits(price_per_hour=2.0, max_cost=3.0), "instance_count": 2},
-            "CostAboveMaximum: 1 training job of 2 x ml.m5.xlarge for up to 1:00:00 could cost 4.00",
+            "CostAboveMaximum: 1 job of 2 x ml.m5.xlarge for up to 1:00:00 could cost 4.00",
         ),
         "length": (
             {"hyperparameters": {"a": "x" * 2501}},
@@ -718,7 +704,6 @@ def test_a_quota_of_nothing_says_where_to_ask(
 
 def test_instances_that_other_jobs_use_are_waited_for(
     runs: Runs, sagemaker_job: NewJob, service: SageMakerService, go: Callable[[], None],
-    wait_until: WaitUntil,
 ) -> None:  # fmt: skip
     service.quotas.set("ml.m5.xlarge", 1)
     first = sagemaker_job(WAITING)
@@ -773,7 +758,7 @@ def test_denied_and_expired_callers_are_told(
 
 
 def test_a_job_that_is_deleted_under_us_vanishes(
-    runs: Runs, sagemaker_job: NewJob, service: SageMakerService, wait_until: WaitUntil,
+    runs: Runs, sagemaker_job: NewJob, service: SageMakerService,
     sagemaker: SageMakerTrainingPlatform, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("sf_sagemaker.training.sagemaker_jobs._APPEARING_SECONDS", 0.5)
@@ -822,7 +807,6 @@ def test_a_job_of_another_deployment_is_neither_adopted_nor_stopped(
     runs: Runs,
     sagemaker_job: NewJob,
     service: SageMakerService,
-    wait_until: WaitUntil,
     at_once: bool,
 ) -> None:
     """The same data and code have the same name in every deployment of an account."""

@@ -4,7 +4,6 @@ import gzip
 import io
 import tarfile
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,6 @@ from standins.sagemaker.service import SageMakerService
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/training:1"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 FILES = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights"}
-
-
-@pytest.fixture(scope="module")
-def aws(shared_service: SageMakerService) -> Iterator[Aws]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in shared_service.environment.items():
-            patch.setenv(name, value)
-        yield Aws(attempts=1)
 
 
 @pytest.fixture

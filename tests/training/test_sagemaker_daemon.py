@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,12 +18,11 @@ import pytest
 from locations import REPOSITORY
 from standins.sagemaker.service import SageMakerService
 from test_webserver import graphql
-from training.conftest import eventually
 from training.sagemaker_steps import Steps
+from waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-WaitUntil = Callable[..., None]
 TESTS = REPOSITORY / "tests"
 
 LAUNCH = """mutation($asset: String!, $tags: [ExecutionTag!]) { launchRun(executionParams: {
@@ -88,7 +87,7 @@ def site(
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DAGSTER_HOME", str(home))
-            eventually(lambda: answers(port), 120)
+            wait_until(lambda: answers(port), 120)
             with dg.DagsterInstance.get() as instance:
                 yield Site(f"http://127.0.0.1:{port}", steps, instance)
     finally:
@@ -110,9 +109,7 @@ def created(service: SageMakerService) -> list[str]:
     return [job.name for job in service.jobs.all()]
 
 
-def test_a_run_cancelled_in_the_ui_stops_its_job(
-    site: Site, service: SageMakerService, wait_until: WaitUntil
-) -> None:
+def test_a_run_cancelled_in_the_ui_stops_its_job(site: Site, service: SageMakerService) -> None:
     run_id = site.launch("waiting", max_retries="2")
     wait_until(lambda: service.calls.count("GetLogEvents") > 2, 90)
     terminated = graphql(site.address, TERMINATE, id=run_id)["terminateRun"]
@@ -125,7 +122,7 @@ def test_a_run_cancelled_in_the_ui_stops_its_job(
 
 
 def test_run_retries_try_what_may_pass_again_and_nothing_else(
-    site: Site, service: SageMakerService, wait_until: WaitUntil
+    site: Site, service: SageMakerService
 ) -> None:
     site.steps.go.touch()
     before = len(created(service))

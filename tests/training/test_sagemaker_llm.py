@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -33,6 +32,7 @@ from sf_sagemaker.training.run import TRAINING, JobResult, run_job
 from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
 from standins.sagemaker.service import SageMakerService
 from tiny_language_model import make_tiny_language_model
+from waiting import wait_until
 
 if find_spec("torch") is None:  # installed without the extra llm
     pytest.skip("needs the extra llm", allow_module_level=True)
@@ -128,7 +128,7 @@ class Tunings:
             on_log=lambda line: self.lines.append(line.text),
         )
 
-    def wait_for_line(self, text: str, wait_until: Any) -> None:
+    def wait_for_line(self, text: str) -> None:
         wait_until(lambda: any(text in line for line in list(self.lines)), 120)
 
 
@@ -221,20 +221,20 @@ def test_two_processes_train_from_a_base_in_s3_without_a_network(
 
 
 def test_a_tuning_survives_spot_interruptions_and_a_stop(
-    tunings: Tunings, storage: S3Storage, service: SageMakerService, wait_until: Any
+    tunings: Tunings, storage: S3Storage, service: SageMakerService
 ) -> None:
     service.settings.restart_seconds = 0.3
     limits = Limits(instance_type="ml.g6e.xlarge", spot=True, max_runtime=timedelta(hours=2))
     job = tunings.job(storage.uri("base-models/tiny"), limits, epochs=30)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(tunings.run, job)
-        tunings.wait_for_line("[60/600]", wait_until)
+        tunings.wait_for_line("[60/600]")
         service.jobs.interrupt(job.name(1))
-        tunings.wait_for_line("resuming after step ", wait_until)
+        tunings.wait_for_line("resuming after step ")
         steps = [int(s) for s in re.findall(r"resuming after step (\d+)", "\n".join(tunings.lines))]
         assert len(steps) == 1
         assert steps[0] >= 60
-        tunings.wait_for_line(f"[{30 * (steps[0] // 30 + 2)}/600]", wait_until)
+        tunings.wait_for_line(f"[{30 * (steps[0] // 30 + 2)}/600]")
         tunings.platform.stop(job.name(1))
         with pytest.raises(TrainingJobStopped):
             running.result(120)

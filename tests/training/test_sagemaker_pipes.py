@@ -21,8 +21,7 @@ from sf_sagemaker.training.platform import JobStatus
 from sf_sagemaker.training.sagemaker import SageMakerTrainingPlatform
 from standins.sagemaker.service import SageMakerService
 from training.sagemaker_steps import Steps
-
-WaitUntil = Callable[..., None]
+from waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +81,6 @@ def test_what_a_job_reports_arrives_while_it_trains(
     platform: SageMakerTrainingPlatform,
     instance: dg.DagsterInstance,
     service: SageMakerService,
-    wait_until: WaitUntil,
 ) -> None:
     job = steps.job()
     with ThreadPoolExecutor(1) as pool:
@@ -158,7 +156,6 @@ def test_spot_restarts_leave_no_warning_behind(
     platform: SageMakerTrainingPlatform,
     instance: dg.DagsterInstance,
     service: SageMakerService,
-    wait_until: WaitUntil,
 ) -> None:
     service.faults.interrupt_spot(after_seconds=2)
     job = steps.job()
@@ -209,7 +206,6 @@ def test_a_step_that_dies_trains_once_all_the_same(
     platform: SageMakerTrainingPlatform,
     instance: dg.DagsterInstance,
     service: SageMakerService,
-    wait_until: WaitUntil,
     stage: str,
     signum: signal.Signals,
 ) -> None:
@@ -256,7 +252,6 @@ def test_two_runs_at_once_share_one_job(
     start: Callable[..., subprocess.Popen[bytes]],
     instance: dg.DagsterInstance,
     service: SageMakerService,
-    wait_until: WaitUntil,
 ) -> None:
     # Both have looked for the job, and found none, before one of them creates it.
     service.faults.delay("DescribeTrainingJob", 2, times=2)
@@ -277,7 +272,6 @@ def test_a_cancelled_run_stops_its_job_at_once_and_starts_no_other(
     platform: SageMakerTrainingPlatform,
     instance: dg.DagsterInstance,
     service: SageMakerService,
-    wait_until: WaitUntil,
 ) -> None:
     job = steps.job()
     process = start(retries=retries)

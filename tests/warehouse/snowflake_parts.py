@@ -1,15 +1,11 @@
 """What the tests of Snowflake share: datasets as rows that two warehouses can be compared by."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import pytest
 
 from sf_sagemaker.periods import Cadence
 from sf_sagemaker.storage import Storage
@@ -19,7 +15,6 @@ from sf_sagemaker.warehouse.landing import land_periods
 from sf_sagemaker.warehouse.manifests import open_parquet
 from sf_sagemaker.warehouse.warehouse import Warehouse
 
-BUCKET = "datasets-of-a-test"
 WEEKS = Cadence("week", datetime(2024, 1, 1), datetime(2024, 1, 22))
 
 
@@ -108,29 +103,3 @@ def assert_same_rows(
     for place, rows in one.items():
         assert rows.schema.names == other[place].schema.names
         assert rows.equals(other[place]), place
-
-
-@contextmanager
-def s3_server() -> Iterator[Any]:
-    """An S3 that boto3 finds, with the bucket BUCKET; gives a client of it."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    with pytest.MonkeyPatch.context() as patch:
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_REGION", "eu-central-1")
-        patch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        client = boto3.client("s3")
-        client.create_bucket(
-            Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
-        )
-        try:
-            yield client
-        finally:
-            server.stop()

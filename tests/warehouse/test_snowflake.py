@@ -37,16 +37,16 @@ from sf_sagemaker.warehouse.export import (
 )
 from sf_sagemaker.warehouse.landing import land_period, land_periods
 from sf_sagemaker.warehouse.snowflake import SnowflakeWarehouse
+from standins.s3 import new_bucket, s3_server
 from standins.snowflake import SnowflakeService
 from warehouse.snowflake_parts import (
-    BUCKET,
     assert_same_rows,
     export_golden,
     rows_by_place,
-    s3_server,
 )
 
 DATA = Path(__file__).parents[2] / "data"
+BUCKET = "datasets-of-a-test"
 INTEGRATION = "S3_DATASETS"
 LAST = "2024-01-15"
 
@@ -94,6 +94,7 @@ MODELS = {
 @pytest.fixture(scope="module")
 def s3() -> Iterator[Any]:
     with s3_server() as client:
+        new_bucket(client, BUCKET)
         yield client
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from sf_sagemaker.containers.serving.golden import golden_request
 from sf_sagemaker.serving.endpoint import ServedModel
 from standins.sagemaker.serving_container import ContainerSurroundings, ServingContainer
 from standins.sagemaker.watchdog import Watchdog
+from waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -77,10 +77,7 @@ def test_a_model_that_fails_its_golden_rows_ends_its_server(
     )
     try:
         container.start()
-        deadline = time.monotonic() + READY_SECONDS
-        while not container.exited:
-            assert time.monotonic() < deadline, container.lines
-            time.sleep(0.1)
+        wait_until(lambda: container.exited, READY_SECONDS, told=lambda: container.lines)
         assert not container.ping()
         assert any("GoldenRowMismatch" in line for line in container.lines), container.lines
     finally:

@@ -1,18 +1,26 @@
 """Fixtures for tests that need AWS: import them in a conftest.py."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from sf_sagemaker.aws import Aws
 from standins.sagemaker.service import SageMakerService
 
 
-@pytest.fixture
-def aws_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[SageMakerService]:
+@contextmanager
+def reachable_service() -> Iterator[SageMakerService]:
     """The service, for this process's clients and for those of processes that it starts."""
-    with SageMakerService() as service:
+    with SageMakerService() as service, pytest.MonkeyPatch.context() as patch:
         for name, value in service.environment.items():
-            monkeypatch.setenv(name, value)
+            patch.setenv(name, value)
+        yield service
+
+
+@pytest.fixture
+def aws_service() -> Iterator[SageMakerService]:
+    with reachable_service() as service:
         yield service
 
 
@@ -33,3 +41,15 @@ def service(shared_service: SageMakerService) -> Iterator[SageMakerService]:
     shared_service.reset_settings()
     shared_service.bedrock.reset()
     shared_service.calls.clear()
+
+
+@pytest.fixture(scope="module")
+def aws(shared_service: SageMakerService) -> Iterator[Aws]:
+    """Clients of the module's service; making them takes longer than most tests.
+
+    One try a call: what is tried again is then a platform's and a run's own doing.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in shared_service.environment.items():
+            patch.setenv(name, value)
+        yield Aws(attempts=1)
