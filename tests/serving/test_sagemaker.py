@@ -353,7 +353,7 @@ def test_a_run_that_is_killed_is_gone_on_with(site: ServingSite, operation: str)
         [sys.executable, "-c", DEPLOYING, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY / "tests")},
     )
-    while site.service.calls.count(operation) == 0:
+    while not any(call.status for call in site.service.calls.of(operation)):
         assert process.poll() is None
         time.sleep(0.02)
     process.kill()
