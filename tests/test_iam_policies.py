@@ -273,12 +273,14 @@ def test_what_nobody_asked_for_is_refused(account: Account) -> None:
     assert allows(account.snowflake.policies, unload)
 
 
-# Actions that IAM knows no resources for, or SageMaker's documentation gives none.
+# Actions that IAM knows no resources for, or SageMaker's documentation gives none; and alarms, which
+# CloudWatch describes to others only where they aren't composite.
 _EVERYWHERE = {
     "tag:GetResources", "servicequotas:ListServiceQuotas", "ecr:GetAuthorizationToken",
     "sagemaker:ListModelPackages", "sagemaker:ListEndpointConfigs",
     "sagemaker:ListCandidatesForAutoMLJob",
-    "bedrock:ListModelInvocationJobs", "cloudwatch:PutMetricData", "ec2:DescribeRouteTables",
+    "bedrock:ListModelInvocationJobs", "cloudwatch:PutMetricData", "cloudwatch:DescribeAlarms",
+    "ec2:DescribeRouteTables",
     *(f"ec2:{action}" for action in JOIN_NETWORK),
 }  # fmt: skip
 

@@ -68,6 +68,9 @@ def actions_of(call: Call) -> Iterator[Action]:
     where = f"arn:aws:sagemaker:{call.request.region}:123456789012"
     if call.service == "cloudwatch":
         alarms = f"arn:aws:cloudwatch:{call.request.region}:123456789012:alarm"
+        if "CompositeAlarm" in p.get("AlarmTypes", ()):  # API reference, DescribeAlarms
+            yield Action("cloudwatch:DescribeAlarms", "*")
+            return
         for name in p.get("AlarmNames", [p.get("AlarmName")]):
             yield Action(f"cloudwatch:{call.operation}", f"{alarms}:{name}")
             if "Tags" in p:

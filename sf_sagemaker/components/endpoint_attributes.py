@@ -15,6 +15,8 @@ from sf_sagemaker.serving.errors import InvalidEndpoint
 from sf_sagemaker.serving.hosting import AlarmRules, Hosting, Instances, Rollout, Serverless
 
 _HOURS = 730  # of a month
+# ContainerStartupHealthCheckTimeoutInSeconds in the API reference, ProductionVariant.
+_LONGEST_START = timedelta(hours=1)
 
 
 class ServerlessMachines(Attributes):
@@ -172,7 +174,8 @@ class Endpoint(Attributes):
     @field_validator("start_timeout")
     @classmethod
     def _is_duration(cls, value: str) -> str:
-        parse_duration(value)
+        if parse_duration(value) > _LONGEST_START:
+            raise ValueError("must be at most 1 hour")
         return value
 
     @field_validator("instance_type")

@@ -118,6 +118,9 @@ class SageMakerEndpointHost:
             )
         kind = hosting.machines.instance_type if isinstance(hosting.machines, Instances) else None
         with _unavailable():
+            if isinstance(hosting.machines, Instances):
+                # An update needs them; SageMaker would take any name for the first deployment.
+                self._alarms.check(hosting.alarms)
             container = self._models.container(model, image=hosting.image, instance_type=kind)
             package = self._registry.register(
                 model, container, self._models.quality(model), hosting

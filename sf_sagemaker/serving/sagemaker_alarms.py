@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from sf_sagemaker.aws import Aws, translated
+from sf_sagemaker.serving.errors import InvalidEndpoint
 from sf_sagemaker.serving.hosting import AlarmRules
 from sf_sagemaker.serving.sagemaker_request import VARIANT
 
 PREFIX = "sf-sagemaker"
 _ERRORS, _LATENCY = "server-errors", "model-latency"
 _MICROSECONDS = 1_000_000
+_TYPES = ["MetricAlarm", "CompositeAlarm"]  # CloudWatch tells of the first alone unless asked
 
 
 class EndpointAlarms:
@@ -17,6 +19,16 @@ class EndpointAlarms:
 
     def __init__(self, aws: Aws) -> None:
         self._aws = aws
+
+    def check(self, rules: AlarmRules) -> None:
+        """Raises InvalidEndpoint where an alarm of somebody else's making isn't there."""
+        there = self._states(rules.names)
+        missing = [name for name in rules.names if name not in there]
+        if missing:
+            raise InvalidEndpoint(
+                f"alarms.names has {', '.join(missing)}, and CloudWatch in {self._aws.region} has no such "
+                "alarm: correct the name, create the alarm in the endpoint's region, or leave it out"
+            )
 
     def ensure(self, endpoint: str, rules: AlarmRules, tags: Sequence[dict[str, str]]) -> list[str]:
         """The names of the alarms that rules ask for, ours being there afterwards, and no others."""
@@ -30,20 +42,23 @@ class EndpointAlarms:
 
     def ringing(self, names: Sequence[str]) -> list[str]:
         """Those of the alarms that are in the state ALARM."""
-        if not names:
-            return []
-        with translated("ask for the state of alarms"):
-            answer = self._client.describe_alarms(AlarmNames=list(names))
-        return [
-            alarm["AlarmName"]
-            for kind in ("MetricAlarms", "CompositeAlarms")
-            for alarm in answer.get(kind, [])
-            if alarm["StateValue"] == "ALARM"
-        ]
+        return [name for name, state in self._states(names).items() if state == "ALARM"]
 
     def delete(self, endpoint: str) -> None:
         """Deletes our alarms of an endpoint."""
         self._delete(own_names(endpoint))
+
+    def _states(self, names: Sequence[str]) -> dict[str, str]:
+        """The state of each of the alarms that is there, by its name."""
+        if not names:
+            return {}
+        with translated("ask for the state of alarms"):
+            answer = self._client.describe_alarms(AlarmNames=list(names), AlarmTypes=_TYPES)
+        return {
+            alarm["AlarmName"]: alarm["StateValue"]
+            for kind in ("MetricAlarms", "CompositeAlarms")
+            for alarm in answer.get(kind, [])
+        }
 
     def _delete(self, names: Sequence[str]) -> None:
         """CloudWatch passes over alarms that aren't there."""

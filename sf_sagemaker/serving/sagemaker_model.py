@@ -45,8 +45,7 @@ _QUALITY = "quality.json"
 
 @dataclass(frozen=True)
 class Container:
-    """What a Model runs: an image, where its files lie in S3, an archive or a folder with a slash at its
-    end, and environment variables."""
+    """What a Model runs: an image, where the archive of its files lies in S3, and environment variables."""
 
     image: str
     model_data: str | None
@@ -55,14 +54,7 @@ class Container:
     def definition(self) -> dict[str, Any]:
         """The same as a ContainerDefinition of the API."""
         definition: dict[str, Any] = {"Image": self.image, "Environment": dict(self.environment)}
-        if self.model_data is not None and self.model_data.endswith("/"):
-            source = {
-                "S3Uri": self.model_data,
-                "S3DataType": "S3Prefix",
-                "CompressionType": "None",
-            }
-            definition["ModelDataSource"] = {"S3DataSource": source}
-        elif self.model_data is not None:
+        if self.model_data is not None:
             definition["ModelDataUrl"] = self.model_data
         return definition
 

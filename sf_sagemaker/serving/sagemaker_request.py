@@ -14,7 +14,7 @@ from sf_sagemaker.training.sagemaker_request import project_tag
 VARIANT = "champion"
 CONFIG = "config"
 
-_LEAST_START, _MOST_START = 60, 3600  # seconds
+_LEAST_START = 60  # seconds
 _TRAFFIC = {"all_at_once": "ALL_AT_ONCE", "canary": "CANARY", "linear": "LINEAR"}
 
 
@@ -33,9 +33,7 @@ def config_request(
         variant |= {
             "InstanceType": machines.instance_type,
             "InitialInstanceCount": machines.count,
-            "ContainerStartupHealthCheckTimeoutInSeconds": min(
-                max(seconds, _LEAST_START), _MOST_START
-            ),
+            "ContainerStartupHealthCheckTimeoutInSeconds": max(seconds, _LEAST_START),
         }
     else:
         variant["ServerlessConfig"] = {

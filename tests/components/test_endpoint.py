@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,6 @@ def test_attributes() -> None:
         Endpoint(port=80)
     with pytest.raises(ValueError, match="soon"):
         Endpoint(start_timeout="soon")
+    assert Endpoint(start_timeout="1 hour").options().start_timeout == timedelta(hours=1)
+    with pytest.raises(ValueError, match="at most 1 hour"):
+        Endpoint(start_timeout="61 minutes")

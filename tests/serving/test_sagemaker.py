@@ -268,6 +268,28 @@ def test_an_alarm_rolls_the_update_back(site: ServingSite, forgotten: bool) -> N
     assert [it["AlarmName"] for it in cloudwatch.describe_alarms()["MetricAlarms"]] == [errors]
 
 
+def test_alarms_of_somebody_else_must_be_there(site: ServingSite) -> None:
+    rules = AlarmRules(max_error_rate=None, names=("latency of the site",))
+    hosting = replace(CANARY, alarms=rules)
+    with pytest.raises(
+        InvalidEndpoint, match=r"alarms\.names has latency of the site, and CloudWatch"
+    ):
+        site.host.deploy("houses", site.model(1), options(hosting))
+    for operation in (
+        "CreateModel",
+        "CreateModelPackage",
+        "CreateEndpointConfig",
+        "CreateEndpoint",
+    ):
+        assert site.service.calls.count(operation) == 0
+    site.service.client("cloudwatch").put_metric_alarm(
+        AlarmName="latency of the site", Namespace="Site", MetricName="Latency", Statistic="Average",
+        Period=60, EvaluationPeriods=1, Threshold=1, ComparisonOperator="GreaterThanThreshold",
+    )  # fmt: skip
+    deployed = site.host.deploy("houses", site.model(1), options(hosting))
+    assert deployed.details["alarms"] == "latency of the site"
+
+
 def test_a_person_approves(site: ServingSite) -> None:
     hosting = replace(AT_ONCE, approval="manual")
     model, other = site.model(1, of="flats"), site.model(2, of="flats")
