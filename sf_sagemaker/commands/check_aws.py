@@ -13,6 +13,7 @@ from typing import Any
 from sf_sagemaker.aws import AccessDenied, Aws, AwsError, translated
 from sf_sagemaker.aws_settings import AwsSettings
 from sf_sagemaker.commands.checks import Check, CheckFailed, NotChecked
+from sf_sagemaker.containers.llm.base_model_name import BaseModelName
 from sf_sagemaker.s3 import S3Storage
 from sf_sagemaker.storage import KeyExists, KeyMissing
 from sf_sagemaker.training.job import Limits
@@ -185,6 +186,7 @@ class AwsChecks:
         names += ["caller-transform-policy"] if self._transforms else []
         names += ["caller-serving-policy"] if self._endpoints else []
         names += ["caller-autopilot-policy"] if self._autopilot else []
+        names += ["caller-llm-policy"] if "jumpstart" in self._kinds_of_bases else []
         names += ["caller-kms-policy"] if self._settings.kms_key else []
         return self._rights(_principal(self._caller), names)
 
@@ -193,9 +195,14 @@ class AwsChecks:
         names += ["execution-role-transform-policy"] if self._transforms else []
         names += ["execution-role-serving-policy"] if self._endpoints else []
         names += ["execution-role-autopilot-policy"] if self._autopilot else []
+        names += ["execution-role-llm-policy"] if self._kinds_of_bases & {"s3", "jumpstart"} else []
         names += ["execution-role-vpc-policy"] if self._settings.subnets else []
         names += ["execution-role-kms-policy"] if self._settings.kms_key else []
         return self._rights(self._settings.role_arn, names)
+
+    @property
+    def _kinds_of_bases(self) -> set[str]:
+        return {BaseModelName.parse(one.name).kind for one in self._bases}
 
     def _bedrock_rights(self) -> str:
         """What asking Claude takes, by the caller and by the role of batches."""

@@ -169,6 +169,38 @@ def test_bases_are_looked_at_as_a_run_does(
     assert "there is nothing" in said
 
 
+def test_what_bases_need(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = deployment.aws_parts()
+
+    def check(base: str) -> dict[str, str]:
+        bases = [Base("triage", base, Limits(), accept_eula=False)]
+        checks = AwsChecks(parts.settings, parts.aws, parts.storage, parts.platform, [], bases)
+        names = ("AWS credentials", "rights of the caller", "rights of the execution role")
+        run_checks(check for check in checks.checks() if check.name in names)
+        return steps(capsys)
+
+    assert check("org/name@main")["rights of the execution role"].startswith("ok")
+    in_s3 = check(f"{STORAGE}/base-models/tiny")
+    assert in_s3["rights of the caller"].startswith("ok")
+    assert (
+        f"s3:GetObject on arn:aws:s3:::{STORAGE[5:]}/base-models/"
+        in (in_s3["rights of the execution role"])
+    )
+    jumpstart = "jumpstart:huggingface-textgeneration-tiny"
+    of_jumpstart = check(jumpstart)
+    assert "sagemaker:DescribeHubContent on" in of_jumpstart["rights of the caller"]
+    assert (
+        "Attach deploy/iam/caller-policy.json, deploy/iam/caller-llm-policy.json"
+        in (of_jumpstart["rights of the caller"])
+    )
+    values = placeholders(parts.settings)
+    setup.principals[CALLER].append(rendered("caller-llm-policy", values))
+    setup.principals[setup.aws.role_arn].append(rendered("execution-role-llm-policy", values))
+    allowed = check(jumpstart)
+    assert allowed["rights of the caller"].startswith("ok")
+    assert allowed["rights of the execution role"].startswith("ok")
+
+
 def _no_bucket(setup: Setup) -> None:
     setup.aws.client("s3").delete_bucket(Bucket="training-data")
 
