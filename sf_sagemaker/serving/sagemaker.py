@@ -268,7 +268,7 @@ class SageMakerEndpointHost:
         change = self._settled(
             name, deadline, alarms, appears=True, changes=answer.get("LastModifiedTime")
         )
-        self._check_outcome(name, change, config, alarms)
+        self._check_outcome(name, change, config, alarms, answer.get("EndpointConfigName"))
         return True
 
     def _create(self, name: str, model: ServedModel, config: str) -> None:
@@ -295,8 +295,18 @@ class SageMakerEndpointHost:
             if not is_busy(error):
                 raise on_refusal(error, self._models.role_arn) from error
 
-    def _check_outcome(self, name: str, change: _Change, config: str, alarms: list[str]) -> None:
-        """Raises RolledBack and DeploymentFailed unless the endpoint serves by the configuration."""
+    def _check_outcome(
+        self,
+        name: str,
+        change: _Change,
+        config: str,
+        alarms: list[str],
+        before: str | None = None,
+    ) -> None:
+        """Raises RolledBack and DeploymentFailed unless the endpoint serves by the configuration.
+
+        `before` is the one that a rollback goes back to, where it is known.
+        """
         answer = change.answer
         if not answer:
             raise DeploymentFailed(f"endpoint {name} was deleted meanwhile: nothing answers")
@@ -309,10 +319,14 @@ class SageMakerEndpointHost:
                 + (". Nothing answers" if status == "Failed" else "")
                 + ": mend the cause and materialize it again"
             )
-        serving = self._label(answer["EndpointConfigName"])
-        if change.watched not in (None, config):
+        serves = answer["EndpointConfigName"]
+        serving = self._label(serves)
+        others = change.watched if change.watched not in (None, config) else None
+        if others is None and before not in (None, serves):
+            others = serves
+        if others is not None:
             raise DeploymentFailed(
-                f"endpoint {name} was updated to {change.watched} meanwhile, and not to {config}. "
+                f"endpoint {name} was updated to {others} meanwhile, and not to {config}. "
                 f"Version {serving} answers: materialize it again"
             )
         again = f"Version {serving} answers as before"

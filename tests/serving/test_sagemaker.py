@@ -275,18 +275,15 @@ def test_alarms_of_somebody_else_must_be_there(site: ServingSite) -> None:
         InvalidEndpoint, match=r"alarms\.names has latency of the site, and CloudWatch"
     ):
         site.host.deploy("houses", site.model(1), options(hosting))
-    for operation in (
-        "CreateModel",
-        "CreateModelPackage",
-        "CreateEndpointConfig",
-        "CreateEndpoint",
-    ):
+    for operation in ("CreateModel", "CreateModelPackage", "CreateEndpoint"):
         assert site.service.calls.count(operation) == 0
-    site.service.client("cloudwatch").put_metric_alarm(
+    cloudwatch = site.service.client("cloudwatch")
+    cloudwatch.put_metric_alarm(
         AlarmName="latency of the site", Namespace="Site", MetricName="Latency", Statistic="Average",
         Period=60, EvaluationPeriods=1, Threshold=1, ComparisonOperator="GreaterThanThreshold",
     )  # fmt: skip
     deployed = site.host.deploy("houses", site.model(1), options(hosting))
+    cloudwatch.delete_alarms(AlarmNames=["latency of the site"])
     assert deployed.details["alarms"] == "latency of the site"
 
 
@@ -408,11 +405,11 @@ def test_an_update_that_another_run_makes_just_then_is_no_rollback(site: Serving
         site.models.ensure_model(site.model(version))
     site.service.calls.clear()
     slow = SageMakerEndpointHost(
-        site.models, pacing=EndpointPacing(poll=4, longest_poll=4, patience=5)
+        site.models, pacing=EndpointPacing(poll=8, longest_poll=8, patience=5)
     )
     first, failed = in_background(lambda: slow.deploy("houses", site.model(2), options()))
     endpoint = site.service.endpoints["houses"]
-    wait_until(lambda: site.service.calls.count("UpdateEndpoint") or not first.is_alive())
+    wait_until(lambda: any(call.status for call in site.service.calls.of("UpdateEndpoint")))
     endpoint.wait_for(lambda it: it.statuses[-1] == "InService")
     site.service.settings.endpoint_seconds = 6
     site.host.deploy("houses", site.model(3), options())
