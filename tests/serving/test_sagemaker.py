@@ -275,7 +275,8 @@ def test_alarms_of_somebody_else_must_be_there(site: ServingSite) -> None:
         InvalidEndpoint, match=r"alarms\.names has latency of the site, and CloudWatch"
     ):
         site.host.deploy("houses", site.model(1), options(hosting))
-    for operation in ("CreateModel", "CreateModelPackage", "CreateEndpoint"):
+    created = ("CreateModel", "CreateModelPackage", "CreateEndpointConfig", "CreateEndpoint")
+    for operation in created:
         assert site.service.calls.count(operation) == 0
     cloudwatch = site.service.client("cloudwatch")
     cloudwatch.put_metric_alarm(
