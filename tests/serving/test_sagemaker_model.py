@@ -11,7 +11,7 @@ from sf_sagemaker.serving.sagemaker_model import Container, SageMakerModels
 
 ROLE = "arn:aws:iam::123456789012:role/training"
 IMAGE = "763104351884.dkr.ecr.eu-central-1.amazonaws.com/huggingface-pytorch-tgi-inference:2.0.1"
-ARCHIVE, FOLDER = "s3://models/a/model.tar.gz", "s3://models/a/"
+ARCHIVE = "s3://models/a/model.tar.gz"
 
 
 def request_of(*containers: Container) -> dict[str, Any]:
@@ -31,17 +31,10 @@ def request_of(*containers: Container) -> dict[str, Any]:
     return request
 
 
-def test_an_archive_and_a_folder_are_told_apart() -> None:
+def test_an_archive_is_named() -> None:
     assert request_of(Container(IMAGE, ARCHIVE))["PrimaryContainer"] == {
         "Image": IMAGE,
         "ModelDataUrl": ARCHIVE,
-        "Environment": {},
-    }
-    assert request_of(Container(IMAGE, FOLDER))["PrimaryContainer"] == {
-        "Image": IMAGE,
-        "ModelDataSource": {
-            "S3DataSource": {"S3Uri": FOLDER, "S3DataType": "S3Prefix", "CompressionType": "None"}
-        },
         "Environment": {},
     }
 
@@ -54,7 +47,7 @@ def test_a_container_without_files_names_none() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [Container(IMAGE, FOLDER), Container(IMAGE, ARCHIVE, {"SM_NUM_GPUS": "4"}),
+    [Container(IMAGE, "s3://models/b/model.tar.gz"), Container(IMAGE, ARCHIVE, {"SM_NUM_GPUS": "4"}),
      Container(IMAGE + "0", ARCHIVE)],
 )  # fmt: skip
 def test_the_name_follows_from_what_is_in_it(other: Container) -> None:
