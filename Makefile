@@ -56,7 +56,7 @@ check-production: $(installed)  ## whether Snowflake and AWS are set up as docs/
 	SF_SAGEMAKER_DEPLOYMENT=aws $(python) -m sf_sagemaker.commands.check_production
 
 test: $(installed)  ## all tests, slow ones included
-	$(python) -m pytest
+	$(python) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(installed)  ## the tests that take less than five seconds each
 	$(python) -m pytest -m 'not slow'
@@ -75,6 +75,7 @@ lint: $(installed)  ## ruff (style and format) and pyright (types)
 # The versions of the whole tree for Python 3.11 to 3.13, and nothing about where they come from.
 # What only a CUDA build of torch needs is left out: torch itself pins those.
 constraints: $(installed)  ## compiles constraints.txt anew from pyproject.toml
+	cp constraints.txt constraints.new
 	.venv/bin/uv pip compile pyproject.toml --extra llm --extra dev --universal --python-version 3.11 \
 	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet --output-file constraints.new $(UPGRADE)
 	sed -E -e '/^(nvidia-|cuda-|triton==)/d' -e 's/\+[a-z0-9.]+//' constraints.new > constraints.txt
