@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from sf_sagemaker.aws import AccessDenied, Aws, AwsError, AwsUnavailable, translated
@@ -239,11 +240,11 @@ class BatchJobs:
 
     def _found(self, folder: str, request: Mapping[str, Any]) -> Batch | None:
         name = request["jobName"]
+        pages = self._client.get_paginator("list_model_invocation_jobs").paginate(nameContains=name)
         with translated(f"look for batch {name}"):
-            found = self._client.list_model_invocation_jobs(nameContains=name)
-        for job in found.get("invocationJobSummaries", ()):
-            if job["jobName"] == name:
-                return Batch(folder, name, job["jobArn"])
+            for job in chain.from_iterable(page["invocationJobSummaries"] for page in pages):
+                if job["jobName"] == name:
+                    return Batch(folder, name, job["jobArn"])
         return None
 
     def _refused(self, error: AwsError, model_id: str) -> Exception:

@@ -111,8 +111,10 @@ def test_a_token_creates_one_job(service: SageMakerService) -> None:
     with pytest.raises(ClientError) as error:
         service.client("bedrock").stop_model_invocation_job(jobIdentifier=first)
     assert code_of(error) == "ConflictException"
-    found = service.client("bedrock").list_model_invocation_jobs(nameContains="a-bat")
-    assert first in [one["jobArn"] for one in found["invocationJobSummaries"]]
+    listing = service.client("bedrock").get_paginator("list_model_invocation_jobs")
+    pages = list(listing.paginate(nameContains="a-bat"))
+    assert len(pages) > 1
+    assert first in [one["jobArn"] for page in pages for one in page["invocationJobSummaries"]]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ from standins.sagemaker.requests import ApiError, Operations, Request, Validatio
 from standins.sagemaker.shapes import check_request
 
 _LEAST_RECORDS = 100
+# Jobs that a page looks at before the filters: so a page may be empty, and others follow.
+_LISTED = 2
 _AROUND_A_MESSAGE = 3
 _ANTHROPIC_VERSION = "bedrock-2023-05-31"
 _TOKEN = re.compile(r"\w+|[^\w\s]")
@@ -291,14 +293,20 @@ class Bedrock:
     def _list(self, request: Request) -> Mapping[str, Any]:
         check_request(request)
         wanted = request.parameters
+        jobs = self.batches()
+        start = int(wanted.get("nextToken", 0))
+        end = start + int(wanted.get("maxResults", _LISTED))
         found = [
             _summary(job)
-            for job in self.batches()
+            for job in jobs[start:end]
             if job.region == request.region
             and wanted.get("nameContains", "") in job.name
             and wanted.get("statusEquals", job.status) == job.status
         ]
-        return {"invocationJobSummaries": found}
+        return {
+            "invocationJobSummaries": found,
+            **({"nextToken": str(end)} if end < len(jobs) else {}),
+        }
 
     def _stop(self, request: Request) -> Mapping[str, Any]:
         check_request(request)
