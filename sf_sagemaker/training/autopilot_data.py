@@ -53,7 +53,6 @@ class _Counts:
     """`over` counts rows with a cell of more bytes than a limit, by that limit."""
 
     rows: int
-    empty: dict[str, int]
     over: dict[int, int]
 
 
@@ -77,7 +76,6 @@ def prepare_data(
     }
     training = counts["training"]
     total = sum(each.rows for each in counts.values())
-    _check_cells(counts)
     if not training.rows:
         raise DatasetUnfit("the dataset has no training rows: Autopilot has nothing to learn from")
     notices = []
@@ -114,13 +112,10 @@ def _count(rows: Rows, context: int | None) -> _Counts:
     import numpy as np
 
     limits = () if context is None else (context * _LONGEST_TOKEN, context * _SHORTEST_TOKEN)
-    counts = _Counts(0, {_PROMPT: 0, _COMPLETION: 0}, dict.fromkeys(limits, 0))
+    counts = _Counts(0, dict.fromkeys(limits, 0))
     for batch in rows():
-        lengths = {name: _lengths(batch, name) for name in counts.empty}
         counts.rows += batch.num_rows
-        for name, its in lengths.items():
-            counts.empty[name] += int((its == 0).sum())
-        longest = np.maximum(*lengths.values())
+        longest = np.maximum(_lengths(batch, _PROMPT), _lengths(batch, _COMPLETION))
         for limit in limits:
             counts.over[limit] += int((longest > limit).sum())
     return counts
@@ -134,27 +129,11 @@ def _lengths(batch: "pa.RecordBatch", name: str) -> "np.ndarray":
 
 
 def _texts(batch: "pa.RecordBatch", name: str) -> "pa.Array":
-    """The cells without the white space around them; those without a text are empty."""
+    """The cells without the white space around them."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    texts = batch.column(name).cast(pa.string())
-    return pc.call_function("utf8_trim_whitespace", [pc.call_function("coalesce", [texts, ""])])
-
-
-def _check_cells(counts: Mapping[ChannelName, _Counts]) -> None:
-    found = [
-        f"{count:,} an empty {name} ({channel})"
-        for channel, its in counts.items()
-        for name, count in its.empty.items()
-        if count
-    ]
-    if found:
-        total = sum(its.rows for its in counts.values())
-        raise DatasetUnfit(
-            f"of {total:,} rows, {' and '.join(found)}: leave such rows out in the dbt model, or let "
-            "the column be null where it is the target"
-        )
+    return pc.call_function("utf8_trim_whitespace", [batch.column(name).cast(pa.string())])
 
 
 def _truncation(counts: Iterable[_Counts], total: int, name: str, context: int) -> Iterator[str]:

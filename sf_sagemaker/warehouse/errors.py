@@ -67,6 +67,10 @@ class InvalidTarget(WarehouseError):
     """A target that nothing can be learned from: missing, constant, or outside its domain."""
 
 
+class BlankTexts(WarehouseError):
+    """Rows whose target or feature ought to be a text, and is null or white space."""
+
+
 class TooManyLevels(WarehouseError):
     """A categorical column, or a target of classes, with more values than categories have."""
 

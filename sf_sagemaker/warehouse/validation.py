@@ -6,6 +6,7 @@ from datetime import datetime
 from sf_sagemaker.periods import Period, Window
 from sf_sagemaker.warehouse.dataset import SPLITS, Column, Dropped, Split, Target
 from sf_sagemaker.warehouse.errors import (
+    BlankTexts,
     DuplicateKeys,
     EmptyPartition,
     EmptySplit,
@@ -17,6 +18,9 @@ from sf_sagemaker.warehouse.selection import Selection
 from sf_sagemaker.warehouse.warehouse import SHARD, SPLIT, Session, quote
 
 MAX_LEVELS = 1000
+
+# All that str.strip takes off, as the programs do that learn from texts.
+_WHITE_SPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))
 
 
 @dataclass(frozen=True)
@@ -115,12 +119,13 @@ def describe_target(session: Session, selection: Selection, staged: str) -> Targ
     """The target as the sampled rows show it.
 
     Raises InvalidTarget when it is constant in the train split, of one class, infinite, or not
-    positive for kind positive; TooManyLevels for too many classes.
+    positive for kind positive; TooManyLevels for too many classes; BlankTexts for kind text.
     """
     spec = selection.spec
     name = spec.target.lower()
     column = quote(name)
     if spec.target_kind == "text":
+        _check_texts(session, selection, staged)
         return Target(name=name, kind="text")
     train = f"case when {quote(SPLIT)} = 'train' then {column} end"
     low, high, train_low, train_high = session.rows(
@@ -143,6 +148,22 @@ def describe_target(session: Session, selection: Selection, staged: str) -> Targ
             "logarithm needs positive values; filter those rows in dbt, or use no log transform"
         )
     return Target(name=name, kind=spec.target_kind, minimum=low, maximum=high)
+
+
+def _check_texts(session: Session, selection: Selection, staged: str) -> None:
+    """A model that answers with texts learns nothing from a row that lacks one."""
+    names = [column.name for column in selection.columns if column.kind == "text"]
+    white_space = session.dialect.text_literal(_WHITE_SPACE)
+    counts = ", ".join(
+        f"count(*) - count(nullif(trim({quote(name)}, {white_space}), ''))" for name in names
+    )
+    total, *blank = session.rows(f"select count(*), {counts} from {staged}")[0]
+    found = [f"{count:,} a blank {name}" for name, count in zip(names, blank, strict=True) if count]
+    if found:
+        raise BlankTexts(
+            f"of {total:,} rows of {selection.table}, {' and '.join(found)}: leave such rows out in "
+            "the dbt model, or let the column be null where it is the target"
+        )
 
 
 def with_levels(session: Session, selection: Selection, staged: str) -> tuple[Column, ...]:

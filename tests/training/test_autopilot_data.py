@@ -83,8 +83,6 @@ def test_what_is_there_is_not_written_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("training", "validation", "name", "says"),
     [
-        ([("a", "b"), (" \n", "b"), (None, "b")], [], None, "of 3 rows, 2 an empty prompt (training)"),
-        ([("a", "b")], [("a", "")], None, "1 an empty completion (validation)"),
         ([], [("a", "b")], None, "no training rows"),
         ([("a", "b")] * 900, [("a", "b")] * 101, None, "1,001 rows of training and validation"),
         ([("a", "b")] * 7001, [], "Llama2-13B", "the 7,000 that"),

@@ -139,6 +139,21 @@ MISTAKES = [
         ["'one'"],
     ),
     (
+        ("update sales set area = ' \n\u00a0' where sale_id % 10 = 3",),
+        {"target": "area", "target_kind": "text", "string_features": "text"},
+        errors.BlankTexts,
+        ["of 600 rows of main.sales, 60 a blank area", "leave such rows out"],
+    ),
+    (
+        (
+            "alter table sales add column remark varchar default 'sold'",
+            "update sales set remark = null where sale_id < 3",
+        ),
+        {"target": "area", "target_kind": "text", "string_features": "text"},
+        errors.BlankTexts,
+        ["3 a blank remark"],
+    ),
+    (
         ("delete from sales where sale_id > 15",),
         {"split_key": ("sale_id",), "window": "1 week"},
         errors.EmptySplit,
