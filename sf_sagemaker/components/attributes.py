@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dagster as dg
@@ -151,7 +151,43 @@ class Sample(Attributes):
         return value
 
 
-class Compute(Attributes):
+class JobCost(Attributes):
+    """What a job's instances cost, and what it may cost at most, by its `limits`."""
+
+    price_per_hour: float | None = Field(
+        default=None,
+        description="Price of one instance for an hour, in any currency; with it, metadata says what a "
+        "job cost.",
+    )
+    max_cost: float | None = Field(
+        default=None,
+        description="What the jobs of a run may cost at most, in the currency of price_per_hour: each "
+        "is counted with all of its max_runtime, and has the same share for all of its attempts.",
+    )
+
+    _money = within("price_per_hour", "max_cost", above=0)
+
+    @model_validator(mode="after")
+    def _is_affordable(self) -> Self:
+        if self.max_cost is not None and self.price_per_hour is None:
+            raise ValueError("max_cost needs price_per_hour, the price of one instance")
+        try:
+            check_cost(self.limits(), self.hosts)
+        except CostAboveMaximum as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @property
+    def hosts(self) -> int:
+        """How many instances a job has."""
+        return 1
+
+    def limits(self) -> Limits:
+        """The same, as a job carries it."""
+        raise NotImplementedError
+
+
+class Compute(JobCost):
     """What a training job runs on. Only `instance_count` and `image` can change its result.
 
     Locally, a job runs on this machine, and only `instance_count`, `max_runtime` and `parallel_jobs`
@@ -219,21 +255,12 @@ class Compute(Attributes):
         description="Container image in ECR instead of SageMaker's own; has the same libraries.",
         examples=["123456789012.dkr.ecr.eu-central-1.amazonaws.com/training:1.0"],
     )
-    price_per_hour: float | None = Field(
-        default=None, description="Price of one instance for an hour, in any currency."
-    )
-    max_cost: float | None = Field(
-        default=None,
-        description="What the jobs of a run may cost at most, in the currency of price_per_hour: each "
-        "is counted with all of its max_runtime, and has the same share for all of its attempts.",
-    )
     parallel_jobs: int = Field(
         default=2, description="Training jobs of a backfill that run side by side."
     )
 
     _bounds = within("instance_count", "parallel_jobs", least=1, most=100)
     _volume = within("volume_size", least=1, most=16384)
-    _money = within("price_per_hour", "max_cost", above=0)
 
     @field_validator("instance_type")
     @classmethod
@@ -292,16 +319,13 @@ class Compute(Attributes):
             raise ValueError("subnets and security_groups go together: write both, or neither")
         if self.subnets and self.default_subnets:
             raise ValueError("write either default_subnets: true, or subnets and security_groups")
-        if self.max_cost is not None and self.price_per_hour is None:
-            raise ValueError("max_cost needs price_per_hour, the price of one instance")
-        try:
-            check_cost(limits, self.instance_count)
-        except CostAboveMaximum as error:
-            raise ValueError(str(error)) from None
         return self
 
+    @property
+    def hosts(self) -> int:
+        return self.instance_count
+
     def limits(self) -> Limits:
-        """The same, as a training job carries it."""
         return Limits(
             instance_type=self.instance_type,
             max_runtime=parse_duration(self.max_runtime),

@@ -1,20 +1,19 @@
 """The attributes that bound a batch transform job, in time and in money."""
 
 from datetime import timedelta
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from sf_sagemaker.components.component import Attributes, within
+from sf_sagemaker.components.attributes import JobCost
 from sf_sagemaker.periods import parse_duration
-from sf_sagemaker.training.cost import CostAboveMaximum, check_cost
 from sf_sagemaker.training.job import Limits
 
 # For seven days, the sensor of orphaned jobs looks for what a run left behind.
 _LONGEST = timedelta(days=6)
 
 
-class TransformBounds(Attributes):
+class TransformBounds(JobCost):
     """How long a batch transform job may run, and what it may cost. `settings` is what the group of
     attributes is called."""
 
@@ -24,18 +23,11 @@ class TransformBounds(Attributes):
     max_runtime: str = Field(
         default="6 hours", description="A job that runs longer is stopped.", examples=["90 minutes"]
     )
-    price_per_hour: float | None = Field(
-        default=None,
-        description="Price of one instance for an hour, in any currency; with it, metadata says what a "
-        "job cost.",
-    )
     max_cost: float | None = Field(
         default=None,
         description="What a job may cost at most, in the currency of price_per_hour: it is counted "
         "with all of its max_runtime, and this is for all of its attempts.",
     )
-
-    _money = within("price_per_hour", "max_cost", above=0)
 
     @field_validator("max_runtime")
     @classmethod
@@ -44,23 +36,7 @@ class TransformBounds(Attributes):
             raise ValueError(f"must be at least 1 second and at most {_LONGEST.days} days")
         return value
 
-    @model_validator(mode="after")
-    def _go_together(self) -> Self:
-        if self.max_cost is not None and self.price_per_hour is None:
-            raise ValueError("max_cost needs price_per_hour, the price of one instance")
-        try:
-            check_cost(self.limits(), self.hosts)
-        except CostAboveMaximum as error:
-            raise ValueError(str(error)) from None
-        return self
-
-    @property
-    def hosts(self) -> int:
-        """How many instances a job has."""
-        return 1
-
     def limits(self) -> Limits:
-        """The same, as a job carries it."""
         return Limits(
             instance_type=self.instance_type,
             max_runtime=parse_duration(self.max_runtime),

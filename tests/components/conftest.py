@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from locations import Location, Project, own_deployment, temporary_project
-from standins.sagemaker.fixtures import service, shared_service
+from standins.sagemaker.fixtures import aws, service, shared_service
 
-__all__ = ["service", "shared_service"]
+__all__ = ["aws", "service", "shared_service"]
 
 
 @pytest.fixture

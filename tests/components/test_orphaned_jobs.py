@@ -171,14 +171,6 @@ class Site:
         )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def aws(shared_service: SageMakerService) -> Iterator[Aws]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in shared_service.environment.items():
-            patch.setenv(name, value)
-        yield Aws(attempts=1)
-
-
 @pytest.fixture
 def site(service: SageMakerService, aws: Aws, tmp_path: Path) -> Iterator[Site]:
     service.settings.stop_grace_seconds = 1
