@@ -50,7 +50,8 @@ LOG_GROUP = "/aws/sagemaker/TransformJobs"
 _NAME_LIMIT = 63  # CreateTransformJob, SageMaker API reference: TransformJobName
 _JSON, _JSON_LINES = "application/json", "application/jsonlines"
 _USE = "transform job usage"  # as Service Quotas calls it
-_SETTING = "predictions.transform.instance_type"
+# A description doesn't say for which of the two a job was created.
+_SETTING = "instance_type of predictions.transform, or of autopilot.inference,"
 _RETRIES = 3
 _PACING = Pacing(poll=15.0, longest_poll=60.0, settle=10.0, retry=60.0)
 

@@ -215,7 +215,9 @@ def test_without_capacity_another_attempt_follows(site: TransformSite) -> None:
 
 def test_capacity_that_never_comes_is_an_error(site: TransformSite) -> None:
     site.service.faults.capacity_error(times=4)
-    with pytest.raises(TransformJobFailed, match=r"predictions\.transform\.instance_type"):
+    with pytest.raises(
+        TransformJobFailed, match=r"CapacityError.*instance_type of predictions\.transform"
+    ):
         site.transform()
     assert len(jobs(site)) == 4
 
