@@ -29,12 +29,14 @@ from sf_sagemaker.serving.errors import (
     NoChampion,
     RolledBack,
 )
-from sf_sagemaker.serving.following import Standing, cause_of, decide
+from sf_sagemaker.serving.following import Standing, cause_of, decide, episode_of
 from sf_sagemaker.storage import Storage
 from sf_sagemaker.training.platform import TrainingPlatform
 
 GOLDEN_CHECK = "golden_rows"
 EPISODE_TAG = "sf_sagemaker/endpoint_episode"
+# On a run that is to update an endpoint, which a person may have stopped when the run begins.
+UPDATE_TAG = "sf_sagemaker/endpoint_update"
 GAVE_UP_TAG = "sf_sagemaker/endpoint_gave_up"  # on the run of a deployment that alarms rolled back
 
 _HEALTH_SECONDS = 30  # between two looks at the endpoint, by the sensor
@@ -90,14 +92,12 @@ def _endpoint(
         champion = _champion(storage, model)
         served = _served(storage, champion, program)
         try:
-            deployment = endpoint_host.deploy(name, served, endpoint.options())
+            deployment = endpoint_host.deploy(
+                name, served, endpoint.options(), start=UPDATE_TAG not in context.run.tags
+            )
         except RolledBack as error:
             _rolled_back(context, storage, served, champion_key, endpoint, error)
             raise
-        if endpoint.approval == "manual":
-            # What a person approved is deployed by itself once, and not again when it was stopped.
-            episode = f"{model} {served.label} approved"
-            context.instance.add_run_tags(context.run_id, {EPISODE_TAG: episode})
         description = deployment.description
         if not deployment.changed:
             context.log.info(f"{served.label} answers at {description.address} already")
@@ -186,7 +186,8 @@ def _sensor(
                 review = endpoint_host.review(_served(storage, log[-1], program))
         except HostUnavailable as error:
             return dg.SkipReason(f"what hosts the endpoint did not answer: {error}")
-        standing = Standing(label, description, review)
+        materialized = context.instance.get_latest_materialization_event(key)
+        standing = Standing(label, description, review, deployed_before=materialized is not None)
         cause = cause_of(standing)
         runs = []
         if cause is not None:
@@ -207,7 +208,11 @@ def _sensor(
         return dg.RunRequest(
             run_key=f"{episode} {len(runs) + 1}",
             asset_selection=[key],
-            tags={**attributes.tags, EPISODE_TAG: episode},
+            tags={
+                **attributes.tags,
+                EPISODE_TAG: episode,
+                **({} if description is None else {UPDATE_TAG: name}),
+            },
         )
 
     return sensor
@@ -231,7 +236,8 @@ def _rolled_back(
     """Has champion and endpoint agree again, where that is configured, and no run try the same again."""
     # A tag's value has its limit, as labels of other places have.
     reason = f"rolled back by {', '.join(error.alarms) or 'an alarm'}"[:200]
-    episode = f"{served.model} {served.label}"
+    deployed = episode_of(served.label, approved=endpoint.approval == "manual")
+    episode = f"{served.model} {deployed}"
     context.instance.add_run_tags(
         context.run_id,
         {EPISODE_TAG: context.run.tags.get(EPISODE_TAG, episode), GAVE_UP_TAG: reason},

@@ -26,7 +26,7 @@ class TransformBounds(JobCost):
     max_cost: float | None = Field(
         default=None,
         description="What a job may cost at most, in the currency of price_per_hour: it is counted "
-        "with all of its max_runtime, and this is for all of its attempts.",
+        "with all of its max_runtime, and this is for all attempts of a run.",
     )
 
     @field_validator("max_runtime")

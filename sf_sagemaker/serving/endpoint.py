@@ -128,11 +128,14 @@ class Reply:
 class EndpointHost(Protocol):
     """Runs endpoints by name. An endpoint outlives the process that deployed it."""
 
-    def deploy(self, name: str, model: ServedModel, options: EndpointOptions) -> Deployment:
-        """Puts a model behind the endpoint, creating it if need be; returns when only it answers.
+    def deploy(
+        self, name: str, model: ServedModel, options: EndpointOptions, *, start: bool = True
+    ) -> Deployment:
+        """Puts a model behind the endpoint; returns when only it answers.
 
-        Raises DeploymentFailed, with the model before it still in service, ApprovalPending and
-        ModelRejected before anything is deployed, InvalidEndpoint and HostUnavailable.
+        An endpoint that was stopped, or isn't there, is started unless `start` is False. Raises
+        DeploymentFailed, with the model before it still in service, EndpointStopped, ApprovalPending
+        and ModelRejected before anything is deployed, InvalidEndpoint and HostUnavailable.
         """
         ...
 

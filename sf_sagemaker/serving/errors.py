@@ -29,6 +29,15 @@ class DeploymentFailed(ServingError):
     """A model that couldn't be put behind an endpoint; the message says what answers instead."""
 
 
+class EndpointStopped(DeploymentFailed):
+    """An endpoint that isn't there any more, and isn't to be started again."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"endpoint {name} was stopped meanwhile, and stays so: materialize it to start it again"
+        )
+
+
 class ApprovalPending(DeploymentFailed):
     """A model that a person has to approve first; the message says where."""
 

@@ -1,8 +1,8 @@
 """Whether an endpoint has to be deployed to, so that it serves the champion: decided from how both are.
 
 The decision looks at states, not at changes: what was missed while nobody looked is made up for. The
-first deployment, which may cost money from then on, is a person's, as is starting an endpoint again that
-a person stopped.
+first deployment, which may cost money from then on, is a person's, who makes it or approves it; so is
+starting an endpoint again that a person stopped.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,16 @@ MAX_RUNS = 3  # for one cause, after which a person has to act
 
 @dataclass(frozen=True)
 class Standing:
-    """The champion's label (None without one), and the endpoint (None before the first deployment).
+    """The champion's label (None without one), and the endpoint (None where there is none).
 
     `review` is what was said about deploying the champion, where a person is asked and was.
+    `deployed_before` says that a deployment has succeeded once.
     """
 
     champion: str | None
     endpoint: EndpointDescription | None
     review: Review | None = None
+    deployed_before: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,12 @@ class Decision:
     alert: bool = False
 
 
+def episode_of(champion: str, *, approved: bool) -> str:
+    """The episode of deploying a champion. What a person approved is another cause than what nobody
+    had approved yet."""
+    return f"{champion} approved" if approved else champion
+
+
 def cause_of(standing: Standing) -> Cause | None:
     """Why the endpoint doesn't serve the champion and should; None where all is as it should be.
 
@@ -55,11 +63,10 @@ def cause_of(standing: Standing) -> Cause | None:
     champion, endpoint, review = standing.champion, standing.endpoint, standing.review
     if champion is None:
         return None
-    # What a person approved is another cause than what nobody had approved yet.
     approved = review is not None and review.approval is Approval.APPROVED
-    episode = f"{champion} approved" if approved else champion
+    episode = episode_of(champion, approved=approved)
     if endpoint is None:
-        if review is None:
+        if review is None or standing.deployed_before:
             return None
         return Cause(episode, f"the champion is {champion}, and nothing was deployed yet")
     if endpoint.state is EndpointState.STOPPED:
@@ -116,11 +123,11 @@ def _as_it_should_be(standing: Standing) -> str:
     if standing.champion is None:
         return "there is no champion yet"
     endpoint = standing.endpoint
-    if endpoint is None:
+    if endpoint is None and not standing.deployed_before:
         return (
             "nothing was deployed yet: materialize the endpoint once, and it follows the champion"
         )
-    if endpoint.state is EndpointState.STOPPED:
+    if endpoint is None or endpoint.state is EndpointState.STOPPED:
         return "the endpoint was stopped by a person: materialize it to start it again"
     since = f" since {endpoint.since:%Y-%m-%d %H:%M:%S}" if endpoint.since else ""
     return f"{endpoint.version} is {endpoint.state}{since}, restarted {endpoint.restarts} times"

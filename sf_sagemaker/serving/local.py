@@ -30,6 +30,7 @@ from sf_sagemaker.serving.endpoint import (
 from sf_sagemaker.serving.errors import (
     DeploymentFailed,
     EndpointNotFound,
+    EndpointStopped,
     EndpointUnreachable,
 )
 from sf_sagemaker.serving.local_folder import DeploymentRecord, EndpointFolder, EndpointStatus
@@ -62,15 +63,19 @@ class LocalEndpointHost:
         self.environment = dict(environment or {})
         self._fetch_artifact = fetch_artifact
 
-    def deploy(self, name: str, model: ServedModel, options: EndpointOptions) -> Deployment:
+    def deploy(
+        self, name: str, model: ServedModel, options: EndpointOptions, *, start: bool = True
+    ) -> Deployment:
         """Puts a model behind the endpoint; returns when only it answers.
 
-        Raises InvalidEndpoint; DeploymentFailed, the model before it being in service still; and what
-        fetching the artifact raises.
+        Raises InvalidEndpoint; EndpointStopped; DeploymentFailed, the model before it being in service
+        still; and what fetching the artifact raises.
         """
         folder = EndpointFolder(self.root / check_name(name))
         program = Program(*serving_files(model.program))
         with folder.deploying():
+            if not start and self._is_stopped(folder):
+                raise EndpointStopped(name)
             if self._serves(folder, model, program, options):
                 return Deployment(self.describe(name), changed=False)
             number = folder.next_number()
@@ -162,6 +167,12 @@ class LocalEndpointHost:
         if supervised or status.state in (EndpointState.FAILED, EndpointState.STOPPED):
             return status
         return _lost(folder, status)
+
+    def _is_stopped(self, folder: EndpointFolder) -> bool:
+        try:
+            return self._status(folder).state is EndpointState.STOPPED
+        except FileNotFoundError:
+            return True
 
     def _serves(
         self,

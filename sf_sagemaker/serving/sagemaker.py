@@ -30,6 +30,7 @@ from sf_sagemaker.serving.endpoint import (
 from sf_sagemaker.serving.errors import (
     DeploymentFailed,
     EndpointNotFound,
+    EndpointStopped,
     EndpointUnreachable,
     HostUnavailable,
     InvalidEndpoint,
@@ -65,6 +66,7 @@ _STATES = {
 _CHANGING = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
 _PROVISIONING = timedelta(minutes=45)  # the most that machines and the download of a model take
 _APPEARING_SECONDS = 60.0  # while Describe may not know of what was just created or updated
+_NAME = "EndpointConfigName"
 _TIDIED = 20  # configurations of earlier models that one deployment deletes, at most
 
 
@@ -102,12 +104,14 @@ class SageMakerEndpointHost:
         self._lock = Lock()
         self._labels: dict[str, str | None] = {}  # by configuration, which never changes
 
-    def deploy(self, name: str, model: ServedModel, options: EndpointOptions) -> Deployment:
+    def deploy(
+        self, name: str, model: ServedModel, options: EndpointOptions, *, start: bool = True
+    ) -> Deployment:
         """Puts a model behind the endpoint; returns when only it answers.
 
         An update to the same model that is under way, whoever asked for it, is waited for. Raises
-        RolledBack where alarms rang, DeploymentFailed, ApprovalPending, ModelRejected, InvalidEndpoint,
-        HostUnavailable, and what fetching the artifact raises.
+        RolledBack where alarms rang, EndpointStopped, DeploymentFailed, ApprovalPending, ModelRejected,
+        InvalidEndpoint, HostUnavailable, and what fetching the artifact raises.
         """
         check_name(name)
         hosting = options.hosting
@@ -129,28 +133,32 @@ class SageMakerEndpointHost:
             there = self._look(name)
             if there is not None:
                 self._check_ours(name, there)
+            elif not start:
+                raise EndpointStopped(name)
             # A model that was champion before, and answers still, needs no new machines for that.
-            version = self._label(there["EndpointConfigName"]) if there is not None else None
+            version = self._label(there[_NAME]) if there is not None else None
             if version is not None and training_job_of(version) == model.training_job:
                 model = replace(model, version=int(version.partition("/")[0]))
             sagemaker_model = self._models.ensure_model(
                 model, image=hosting.image, instance_type=kind
             )
-            config = self._ensure_config(model, sagemaker_model, options)
-            before = there["EndpointConfigName"] if there is not None else None
+            config = config_request(
+                model.model, sagemaker_model, options, self._models.storage.project
+            )
+            before = there[_NAME] if there is not None else None
             alarms: list[str] = []
             if isinstance(hosting.machines, Instances):
                 alarms = self._alarms.ensure(
                     name, hosting.alarms, tags(model.model, self._models.storage.project)
                 )
-            changed = self._bring_about(name, model, config, alarms, options)
-            self._tidy(model.model, {config, *([before] if before else [])})
+            changed = self._bring_about(name, model, config, alarms, options, start)
+            self._tidy(name, model.model, {config[_NAME], *([before] if before else [])})
         return Deployment(
             self.describe(name),
             changed=changed,
             details={
                 "model_package": package.arn,
-                "endpoint_configuration": config,
+                "endpoint_configuration": config[_NAME],
                 "sagemaker_model": sagemaker_model,
                 "alarms": ", ".join(alarms) or "none",
             },
@@ -174,7 +182,7 @@ class SageMakerEndpointHost:
                 )
             status = answer["EndpointStatus"]
             answers = status not in ("Creating", "Failed", "Deleting")
-            label = self._label(answer["EndpointConfigName"]) if answers else None
+            label = self._label(answer[_NAME]) if answers else None
         console = f"https://{region}.console.aws.amazon.com"
         return EndpointDescription(
             name=name,
@@ -229,7 +237,7 @@ class SageMakerEndpointHost:
             self._delete(name, deadline)
             self._alarms.delete(name)
             if there:
-                self._delete_config(there["EndpointConfigName"])
+                self._delete_config(there[_NAME])
 
     # Deploying
 
@@ -237,11 +245,13 @@ class SageMakerEndpointHost:
         self,
         name: str,
         model: ServedModel,
-        config: str,
+        request: Mapping[str, Any],
         alarms: list[str],
         options: EndpointOptions,
+        start: bool,
     ) -> bool:
         """Has the endpoint serve by a configuration. False where it did already, and was at rest."""
+        config = request[_NAME]
         longest = options.start_timeout + _PROVISIONING + options.hosting.rollout.max_duration
         deadline = time.monotonic() + longest.total_seconds()
         change = self._settled(name, deadline, alarms)
@@ -250,6 +260,9 @@ class SageMakerEndpointHost:
             self._check_outcome(name, change, config, alarms)
             return True
         answer = change.answer
+        if not answer and not start:
+            self._alarms.delete(name)
+            raise EndpointStopped(name)
         if answer and answer["EndpointStatus"] == "Failed":
             self._delete(name, deadline)
             answer = {}
@@ -259,8 +272,18 @@ class SageMakerEndpointHost:
                 f"({answer.get('FailureReason', 'no reason is given')}), and takes no update: delete it "
                 "in the console, and materialize it to start it again"
             )
-        if answer and answer["EndpointConfigName"] == config:
+        if answer and answer[_NAME] == config:
             return False
+        ringing = self._alarms.ringing(alarms) if answer else []
+        if ringing:
+            raise DeploymentFailed(
+                f"endpoint {name} is not updated while {', '.join(ringing)} rings: SageMaker would end "
+                f"the update. Version {self._label(answer['EndpointConfigName'])} answers as before. "
+                "Mend what rings, or leave that alarm out for the model that mends it, and materialize "
+                "it again"
+            )
+        # Not earlier: what another deployment has ended meanwhile deletes what nobody serves by.
+        self._ensure_config(request)
         if answer:
             self._update(name, config, alarms, options)
         else:
@@ -268,7 +291,7 @@ class SageMakerEndpointHost:
         change = self._settled(
             name, deadline, alarms, appears=True, changes=answer.get("LastModifiedTime")
         )
-        self._check_outcome(name, change, config, alarms, answer.get("EndpointConfigName"))
+        self._check_outcome(name, change, config, alarms, answer.get(_NAME))
         return True
 
     def _create(self, name: str, model: ServedModel, config: str) -> None:
@@ -311,7 +334,7 @@ class SageMakerEndpointHost:
         if not answer:
             raise DeploymentFailed(f"endpoint {name} was deleted meanwhile: nothing answers")
         status, reason = answer["EndpointStatus"], answer.get("FailureReason")
-        if status == "InService" and answer["EndpointConfigName"] == config:
+        if status == "InService" and answer[_NAME] == config:
             return
         if status != "InService":
             raise DeploymentFailed(
@@ -319,7 +342,7 @@ class SageMakerEndpointHost:
                 + (". Nothing answers" if status == "Failed" else "")
                 + ": mend the cause and materialize it again"
             )
-        serves = answer["EndpointConfigName"]
+        serves = answer[_NAME]
         serving = self._label(serves)
         others = change.watched if change.watched not in (None, config) else None
         if others is None and before not in (None, serves):
@@ -330,9 +353,10 @@ class SageMakerEndpointHost:
                 f"Version {serving} answers: materialize it again"
             )
         again = f"Version {serving} answers as before"
-        # An alarm may have gone quiet by now, and the reason may have been forgotten.
+        # An alarm may have gone quiet by now, and the reason may have been forgotten. An alarm that
+        # rings while an update fails for a reason of its own says nothing about the model.
         ringing = change.ringing or tuple(self._alarms.ringing(alarms))
-        if ringing or (reason and re.search(r"\balarm", reason, re.I)):
+        if re.search(r"\balarm", reason, re.I) if reason else ringing:
             rang = ", ".join(ringing) or reason
             raise RolledBack(
                 f"endpoint {name} was rolled back by an alarm: {rang}. {again}", ringing, serving
@@ -370,9 +394,9 @@ class SageMakerEndpointHost:
                 if not early or answer["LastModifiedTime"] != changes:
                     return _Change(answer, tuple(ringing), watched)
             else:
-                pending = answer.get("PendingDeploymentSummary", {}).get("EndpointConfigName")
+                pending = answer.get("PendingDeploymentSummary", {}).get(_NAME)
                 if answer["EndpointStatus"] == "Creating":
-                    pending = answer["EndpointConfigName"]
+                    pending = answer[_NAME]
                 # What a rollback goes back to is not what was wanted.
                 back = answer["EndpointStatus"] == "RollingBack"
                 watched = (back and watched) or pending or watched
@@ -400,20 +424,13 @@ class SageMakerEndpointHost:
 
     # Configurations
 
-    def _ensure_config(
-        self, model: ServedModel, sagemaker_model: str, options: EndpointOptions
-    ) -> str:
-        request = config_request(
-            model.model, sagemaker_model, options, self._models.storage.project
-        )
-        name = request["EndpointConfigName"]
+    def _ensure_config(self, request: Mapping[str, Any]) -> None:
         try:
-            with translated(f"create endpoint configuration {name}"):
+            with translated(f"create endpoint configuration {request[_NAME]}"):
                 self._client.create_endpoint_config(**request)
         except AwsError as error:
             if not exists_already(error):
                 raise on_refusal(error, self._models.role_arn) from error
-        return name
 
     def _label(self, config: str) -> str | None:
         """The label of the model that a configuration serves; None where that is gone."""
@@ -435,7 +452,7 @@ class SageMakerEndpointHost:
             self._labels[config] = label
         return label
 
-    def _tidy(self, model: str, keep: set[str]) -> None:
+    def _tidy(self, name: str, model: str, keep: set[str]) -> None:
         """Deletes the configurations of earlier models but for the one before, within a bound.
 
         Their SageMaker Models and packages stay: they cost nothing, and batch transform uses them too.
@@ -445,6 +462,9 @@ class SageMakerEndpointHost:
         ours = re.compile(re.escape(prefix) + "[0-9a-f]+")
         its = {tag["Key"]: tag["Value"] for tag in tags(model, self._models.storage.project)}
         try:
+            there = self._look(name) or {}
+            # Another deployment may have begun when this one ended.
+            uses = (there.get(_NAME), there.get("PendingDeploymentSummary", {}).get(_NAME))
             with translated("list endpoint configurations"):
                 listed = self._client.list_endpoint_configs(
                     NameContains=prefix,
@@ -455,13 +475,12 @@ class SageMakerEndpointHost:
             old = [
                 one
                 for one in listed
-                if ours.fullmatch(one["EndpointConfigName"])
-                and one["EndpointConfigName"] not in keep
+                if ours.fullmatch(one[_NAME]) and one[_NAME] not in (*keep, *uses)
             ]
             for one in old[:_TIDIED]:
                 # Long names of several models may begin alike.
                 if its.items() <= self._tags(one["EndpointConfigArn"]).items():
-                    self._delete_config(one["EndpointConfigName"])
+                    self._delete_config(one[_NAME])
         except AwsError as error:
             logger.warning("earlier endpoint configurations of %s stay: %s", model, error)
 

@@ -27,6 +27,7 @@ from standins.sagemaker import SageMakerService
 from standins.sagemaker.fixtures import reachable_service
 
 KEY = "houses/endpoint"
+ROLL_BACK = {"ops": {"houses__champion": {"config": {"version": 1}}}}
 ALARM = "sf-sagemaker-houses-server-errors"
 CANARY = (
     "instance_count: 2, price_per_hour: 0.1, rollout: {traffic: canary, step: 50, wait: 1 second}"
@@ -78,7 +79,7 @@ class Hosted(Site):
         assert isinstance(request, dg.RunRequest), request
         return self.materialize([KEY], tags=dict(request.tags))
 
-    def follow_into_an_alarm(self) -> dg.ExecuteInProcessResult:
+    def follow_into_an_alarm(self, *, by_hand: bool = False) -> dg.ExecuteInProcessResult:
         endpoint = self.service.endpoints["houses"]
         before = len(endpoint.shares)
         cloudwatch = self.service.client("cloudwatch")
@@ -89,7 +90,7 @@ class Hosted(Site):
 
         ringing = threading.Thread(target=ring)
         ringing.start()
-        result = self.follow()
+        result = self.materialize([KEY]) if by_hand else self.follow()
         ringing.join()
         cloudwatch.set_alarm_state(AlarmName=ALARM, StateValue="OK", StateReason="a test")
         return result
@@ -202,13 +203,20 @@ def test_champion_and_endpoint_agree_whatever_rings(account: Account) -> None:
     account.service.client("sagemaker").update_model_package(
         ModelPackageArn=package.arn, ModelApprovalStatus="Approved"
     )
-    deployed = reviewed.follow()
+    # Nor is one that a person approved and deployed by hand.
+    kept = account.location(f"{CANARY}, approval: manual, on_alarm: keep")
+    failed = kept.follow_into_an_alarm(by_hand=True)
+    assert "RolledBack" in failure_of(failed)
+    assert f"rolled back by {ALARM}: make another model champion" in kept.reason()
+    deployed = reviewed.materialize([KEY])
     assert deployed.success, failure_of(deployed)
     assert metadata_of(deployed, KEY)["partition"] == WEEKS[6]
 
     # What a person stops stays stopped, approved or not.
     reviewed.host.stop("houses")
-    assert "nothing was deployed yet" in reviewed.reason()
+    assert "stopped by a person" in reviewed.reason()
+    assert reviewed.materialize(["houses/champion"], run_config=ROLL_BACK).success
+    assert "stopped by a person" in reviewed.reason()
 
 
 @pytest.mark.slow
@@ -263,7 +271,23 @@ def test_a_first_model_waits_for_its_approval(account: Account) -> None:
     deployed = flats.materialize(["flats/endpoint"], tags=dict(request.tags))
     assert deployed.success, failure_of(deployed)
     flats.host.stop("flats")
-    assert "nothing was deployed yet" in said()
+    assert "stopped by a person" in said()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_run_that_comes_late_starts_nothing_that_was_stopped(account: Account) -> None:
+    site = account.location("rollout: {wait: 1 second}")
+    site.train(7)
+    assert site.materialize([KEY]).success
+    assert site.materialize(["houses/champion"], run_config=ROLL_BACK).success
+    request = site.tick()
+    assert isinstance(request, dg.RunRequest)
+    site.host.stop("houses")
+    late = site.materialize([KEY], tags=dict(request.tags))
+    assert "EndpointStopped: endpoint houses was stopped meanwhile" in failure_of(late)
+    assert "stopped by a person" in site.reason()
+    assert site.materialize([KEY]).success
 
 
 def test_attributes() -> None:

@@ -5,7 +5,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sf_sagemaker.serving.endpoint import EndpointDescription, EndpointState
+from sf_sagemaker.serving.endpoint import (
+    Approval,
+    EndpointDescription,
+    EndpointState,
+    Review,
+)
 from sf_sagemaker.serving.following import MAX_RUNS, Cause, Decision, Standing, cause_of, decide
 
 SERVED = EndpointDescription(
@@ -61,6 +66,15 @@ def test_an_endpoint_that_a_person_stopped_is_left_alone(champion: str) -> None:
     standing = Standing(champion, replace(SERVED, state=EndpointState.STOPPED))
     assert not decision(standing).deploy
     assert "materialize it to start it again" in decision(standing).reason
+
+
+def test_what_a_person_approved_is_started_once() -> None:
+    approved = Review(Approval.APPROVED, "a package")
+    assert decision(Standing("1/job-1", None, approved)).deploy
+    for champion in ("1/job-1", "2/job-1", "2/job-2"):
+        stopped = Standing(champion, None, approved, deployed_before=True)
+        assert not decision(stopped).deploy
+        assert "materialize it to start it again" in decision(stopped).reason
 
 
 def test_one_run_at_a_time_and_so_many_in_all() -> None:

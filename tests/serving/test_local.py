@@ -20,6 +20,7 @@ from sf_sagemaker.serving.endpoint import (
 from sf_sagemaker.serving.errors import (
     DeploymentFailed,
     EndpointNotFound,
+    EndpointStopped,
     EndpointUnreachable,
     InvalidEndpoint,
 )
@@ -33,10 +34,15 @@ BODY = json.dumps({"instances": [ROW]}).encode()
 
 
 def deploy(
-    host: LocalEndpointHost, version: int, job: str, options: EndpointOptions | None = None
+    host: LocalEndpointHost,
+    version: int,
+    job: str,
+    options: EndpointOptions | None = None,
+    *,
+    start: bool = True,
 ) -> Deployment:
     model = ServedModel("houses", version, job, "", "xgboost")
-    return host.deploy("houses", model, options or EndpointOptions())
+    return host.deploy("houses", model, options or EndpointOptions(), start=start)
 
 
 def ask(host: LocalEndpointHost) -> Reply:
@@ -204,6 +210,8 @@ def test_an_endpoint_that_names_no_port_keeps_the_one_that_it_got(
     assert 8090 <= first < second
 
     host.stop("houses")
+    with pytest.raises(EndpointStopped, match="materialize it to start it again"):
+        deploy(host, 1, "job-1", start=False)
     assert deploy(host, 1, "job-1").description.address == address
     host.stop("houses")
     with socket.socket() as taken:

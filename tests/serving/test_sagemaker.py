@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -31,6 +31,7 @@ from sf_sagemaker.serving.errors import (
     ApprovalPending,
     DeploymentFailed,
     EndpointNotFound,
+    EndpointStopped,
     HostUnavailable,
     InvalidEndpoint,
     ModelRejected,
@@ -268,6 +269,57 @@ def test_an_alarm_rolls_the_update_back(site: ServingSite, forgotten: bool) -> N
     assert [it["AlarmName"] for it in cloudwatch.describe_alarms()["MetricAlarms"]] == [errors]
 
 
+@pytest.fixture
+def theirs(site: ServingSite) -> Iterator[Callable[[str], None]]:
+    """Sets the state of an alarm of somebody else's making, which is quiet at first."""
+    cloudwatch = site.service.client("cloudwatch")
+    cloudwatch.put_metric_alarm(
+        AlarmName="theirs", Namespace="Site", MetricName="Latency", Statistic="Average",
+        Period=60, EvaluationPeriods=1, Threshold=1, ComparisonOperator="GreaterThanThreshold",
+    )  # fmt: skip
+    yield lambda state: cloudwatch.set_alarm_state(
+        AlarmName="theirs", StateValue=state, StateReason="a test"
+    )
+    cloudwatch.delete_alarms(AlarmNames=["theirs"])
+
+
+def test_nothing_is_updated_while_an_alarm_rings(
+    site: ServingSite, theirs: Callable[[str], None]
+) -> None:
+    hosting = replace(CANARY, alarms=AlarmRules(names=("theirs",)))
+    site.host.deploy("houses", site.model(1), options(hosting))
+    theirs("ALARM")
+    with pytest.raises(
+        DeploymentFailed, match=r"while theirs rings.*1/houses-job-1 answers"
+    ) as met:
+        site.host.deploy("houses", site.model(2), options(hosting))
+    assert not isinstance(met.value, RolledBack)
+    assert site.service.calls.count("UpdateEndpoint") == 0
+    without = replace(hosting, alarms=AlarmRules())
+    assert site.host.deploy("houses", site.model(2), options(without)).changed
+
+
+def test_an_alarm_that_rings_while_machines_are_missing_is_no_rollback_of_the_model(
+    site: ServingSite, theirs: Callable[[str], None]
+) -> None:
+    hosting = replace(CANARY, alarms=AlarmRules(names=("theirs",)))
+    site.host.deploy("houses", site.model(1), options(hosting))
+    endpoint = site.service.endpoints["houses"]
+    before = len(endpoint.shares)
+    site.service.settings.endpoint_seconds = 2
+    site.service.faults.fail_deployment("InsufficientInstanceCapacity: none is left")
+    deploying, failed = in_background(
+        lambda: site.host.deploy("houses", site.model(2), options(hosting))
+    )
+    endpoint.wait_for(lambda it: it.statuses[-1] == "Updating")
+    theirs("ALARM")
+    deploying.join()
+    [error] = failed
+    assert "InsufficientInstanceCapacity" in str(error)
+    assert not isinstance(error, RolledBack)
+    assert len(endpoint.shares) == before
+
+
 def test_alarms_of_somebody_else_must_be_there(site: ServingSite) -> None:
     rules = AlarmRules(max_error_rate=None, names=("latency of the site",))
     hosting = replace(CANARY, alarms=rules)
@@ -471,6 +523,43 @@ def test_an_endpoint_of_somebody_else_is_left_alone(site: ServingSite) -> None:
     site.service.endpoints["houses"].request["Tags"] = [
         {"Key": "sf_sagemaker:project", "Value": site.models.storage.project}
     ]
+
+
+def test_a_deployment_that_waits_for_another_keeps_its_configuration(site: ServingSite) -> None:
+    site.host.deploy("houses", site.model(1), options())
+    for version in (2, 3):
+        site.models.ensure_model(site.model(version))
+    site.service.settings.endpoint_seconds = 2
+    first, failed = in_background(lambda: site.host.deploy("houses", site.model(2), options()))
+    endpoint = site.service.endpoints["houses"]
+    endpoint.wait_for(lambda it: it.statuses[-1] == "Updating")
+    # Slower than the first to see that the first has ended.
+    slow = SageMakerEndpointHost(
+        site.models, pacing=EndpointPacing(poll=6, longest_poll=6, patience=5)
+    )
+    second, failed_too = in_background(lambda: slow.deploy("houses", site.model(3), options()))
+    first.join()
+    second.join()
+    assert (failed, failed_too) == ([], [])
+    assert site.host.describe("houses").version == site.model(3).label
+
+
+def test_what_was_stopped_is_not_started_by_an_update(site: ServingSite) -> None:
+    for stop_meanwhile in (False, True):
+        site.service.calls.clear()
+        if stop_meanwhile:
+            site.host.deploy("houses", site.model(1), options())
+            site.service.settings.endpoint_seconds = 2
+            # The update finds the endpoint on its way out.
+            stopping, failed = in_background(lambda: site.again().stop("houses"))
+            wait_until(lambda: site.service.calls.count("DeleteEndpoint"))
+            site.service.calls.clear()
+        with pytest.raises(EndpointStopped, match="houses was stopped meanwhile"):
+            site.host.deploy("houses", site.model(2), options(), start=False)
+        assert site.service.calls.count("CreateEndpoint") == 0
+    stopping.join()
+    assert failed == []
+    assert site.service.client("cloudwatch").describe_alarms()["MetricAlarms"] == []
 
 
 def test_earlier_configurations_go_but_for_the_one_before(site: ServingSite) -> None:
