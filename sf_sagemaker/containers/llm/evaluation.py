@@ -26,7 +26,6 @@ from sf_sagemaker.containers.llm.scoring import (
 
 _SCORED_ROWS = 512  # of a split, the first ones: their order is random
 _GENERATED_ROWS = 32
-_GENERATED_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,12 @@ def score(
     *,
     pad: int,
     max_tokens: int,
+    answer_tokens: int,
     instruction: str = "",
 ) -> Scores:
     """The scores of a model on examples, with an instruction on a line before each prompt.
+
+    What it writes by itself has at most `answer_tokens`.
 
     The instruction comes on top of `max_tokens`, so that prompts are cut as they are without it.
     """
@@ -69,7 +71,8 @@ def score(
     encoded = encode(told, tokenizer, max_tokens)
     if not answers:
         losses = completion_losses(model, encoded, pad)
-        written = write(model, tokenizer, encoded[:_GENERATED_ROWS], pad=pad)
+        asked = encoded[:_GENERATED_ROWS]
+        written = write(model, tokenizer, asked, pad=pad, answer_tokens=answer_tokens)
         right = [text == e.completion for text, e in zip(written, chosen, strict=False)]
         return Scores(_metrics(losses, float(np.mean(right))))
     candidates = [encode_completion(answer, tokenizer) for answer in answers]
@@ -97,10 +100,11 @@ def write(
     encoded: Sequence[Encoded],
     *,
     pad: int,
+    answer_tokens: int,
 ) -> list[str]:
     """What the model writes after the prompts, by itself."""
     end = cast(int, tokenizer.eos_token_id)
-    rows = generate(model, [e.prompt for e in encoded], pad, end, _GENERATED_TOKENS)
+    rows = generate(model, [e.prompt for e in encoded], pad, end, answer_tokens)
     return [str(tokenizer.decode(row)).strip() for row in rows]
 
 

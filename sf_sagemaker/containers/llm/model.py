@@ -112,17 +112,16 @@ class LanguageModel:
         """As completion_loss, of encoded examples."""
         return completion_losses(self.model, encoded, self.pad)
 
-    def generate(
-        self, prompts: Sequence[str], max_tokens: int = 16, *, instruction: str = ""
-    ) -> list[str]:
+    def generate(self, prompts: Sequence[str], *, instruction: str = "") -> list[str]:
         """What the model writes after each prompt, always the likeliest token.
 
+        As many tokens as the card's `answer_tokens`, or fewer where it ends by itself.
         An instruction stands on a line before each prompt.
         """
         room = self.card.max_tokens + count_tokens(instruction, self.tokenizer)
         encoded = self._encode([instructed(prompt, instruction) for prompt in prompts], room)
         end = cast(int, self.tokenizer.eos_token_id)
-        rows = generate(self.model, encoded, self.pad, end, max_tokens)
+        rows = generate(self.model, encoded, self.pad, end, self.card.answer_tokens)
         return [str(self.tokenizer.decode(row)).strip() for row in rows]
 
     @contextmanager

@@ -7,6 +7,8 @@ from typing import Any
 
 from sf_sagemaker.containers.model_card import CARD_FILE, InvalidModelCard, read_card, write_card
 
+LEAST_ANSWER_TOKENS = 16
+
 
 @dataclass(frozen=True)
 class GoldenRow:
@@ -39,8 +41,9 @@ class ModelCard:
     the same for the base with `instruction` on a line before each prompt, and `confusion` {split: {"answers",
     "counts"}}, by actual answer and answer given. `unseen_completions` counts, by split, rows whose
     completion the train split doesn't have, `cut_prompts` rows whose prompt was longer than
-    max_tokens allows. `precision` is that of the base's weights, float32 or
-    bfloat16. `learning_curve` is {split: {"step": […], "loss": […]}}, in nats by token.
+    max_tokens allows. `answer_tokens` bounds what the model writes by itself: the tokens of the longest
+    completion of the train split, with its end, and at least 16. `precision` is that of the base's
+    weights, float32 or bfloat16. `learning_curve` is {split: {"step": […], "loss": […]}}, in nats by token.
     """
 
     model: str
@@ -66,6 +69,7 @@ class ModelCard:
     seed: int
     instance_count: int
     precision: str = "float32"
+    answer_tokens: int = LEAST_ANSWER_TOKENS
 
     def write(self, folder: Path) -> None:
         """Writes the card into a model's folder. Numbers that JSON doesn't have become null."""

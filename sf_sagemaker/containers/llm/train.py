@@ -32,7 +32,7 @@ from sf_sagemaker.containers.llm.model import (
     pad_token,
     precision_of,
 )
-from sf_sagemaker.containers.llm.model_card import ModelCard, Sample
+from sf_sagemaker.containers.llm.model_card import LEAST_ANSWER_TOKENS, ModelCard, Sample
 from sf_sagemaker.containers.llm.processes import Group
 from sf_sagemaker.containers.llm.tuning import Tuned, add_adapter, tune
 from sf_sagemaker.containers.manifest import (
@@ -226,6 +226,9 @@ def _card(
         seed=hyperparameters.seed,
         instance_count=1,
         precision=precision_of(tuned.model),
+        answer_tokens=max(
+            LEAST_ANSWER_TOKENS, *(len(example.completion) for example in encoded["train"])
+        ),
     )
 
 
@@ -263,6 +266,7 @@ def _score(model: LanguageModel, examples: Sequence[Example], instruction: str =
         model.card.answers,
         pad=model.pad,
         max_tokens=model.card.max_tokens,
+        answer_tokens=model.card.answer_tokens,
         instruction=instruction,
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from sf_sagemaker.containers.llm.examples import OverlongCompletion
 from sf_sagemaker.containers.llm.model import LanguageModel
+from sf_sagemaker.containers.llm.model_card import LEAST_ANSWER_TOKENS
 from sf_sagemaker.containers.serving.requests import (
     JSON,
     JSON_LINES,
@@ -25,7 +26,9 @@ from sf_sagemaker.containers.serving.requests import (
     to_json,
 )
 
-MAX_INSTANCES = 64  # an answer must be there within a minute, on SageMaker
+# An answer must be there within a minute, on SageMaker. A model that writes more than short answers
+# takes fewer at once.
+MAX_INSTANCES = 64
 _PROMPT, _COMPLETION = "prompt", "completion"
 _TYPES = (JSON, JSON_LINES)
 
@@ -42,16 +45,20 @@ class LanguageModelHandler:
     def __init__(self, model: LanguageModel, *, batch: bool = False) -> None:
         self.model = model
         self._batch = batch
+        written = 0 if model.card.answers else model.card.answer_tokens
+        self._most = max(
+            1, MAX_INSTANCES * LEAST_ANSWER_TOKENS // max(LEAST_ANSWER_TOKENS, written)
+        )
 
     def answer(self, body: bytes, content_type: str, accept: str) -> tuple[bytes, str]:
         """The answer to a body, and its content type. Raises RequestRefused."""
         asked_in = media_type(content_type, _TYPES)
         answer_in = answer_type(accept, asked_in, _TYPES)
         rows = instances(body, asked_in)
-        if len(rows) > MAX_INSTANCES and not self._batch:
+        if len(rows) > self._most and not self._batch:
             raise RequestRefused(
                 f"{len(rows)} rows are more than this model answers at once: send up to "
-                f"{MAX_INSTANCES}"
+                f"{self._most}"
             )
         for number, row in enumerate(rows, start=1):
             names = (_PROMPT, _COMPLETION) if _COMPLETION in row else (_PROMPT,)
@@ -60,8 +67,8 @@ class LanguageModelHandler:
                 if not (self._batch and name == _PROMPT and _is_empty(row[name])):
                     _check_text(number, name, row[name])
         predictions: list[dict[str, Any]] = []
-        for start in range(0, len(rows), MAX_INSTANCES):
-            part = rows[start : start + MAX_INSTANCES]
+        for start in range(0, len(rows), self._most):
+            part = rows[start : start + self._most]
             answered = self._predictions([_prompt(row) for row in part])
             self._add_losses(part, answered)
             predictions += answered

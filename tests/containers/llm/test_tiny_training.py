@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file
 
-from containers.llm.conftest import StopAfter
+from containers.llm.conftest import WORDS, StopAfter
 from sf_sagemaker.containers.environment import Stopped
 from sf_sagemaker.containers.llm.model import load_model
+from sf_sagemaker.containers.serving.llm_handler import LanguageModelHandler
+from sf_sagemaker.containers.serving.requests import RequestRefused
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -54,6 +57,35 @@ def test_the_card_tells_how_training_went(trained):
     assert card["cut_prompts"] == {"train": 0, "validation": 0, "test": 0}
     assert card["unseen_completions"] == {"validation": {}, "test": {}}
     assert {"torch", "transformers", "peft"} <= card["library_versions"].keys()
+
+
+def test_long_completions_are_written_to_their_end(new_job, reports):
+    long = {word: f"{word} " + "and back to where it came from " * 4 for word in WORDS.values()}
+
+    def lengthened(table: pa.Table) -> pa.Table:
+        texts = [long[word].strip() for word in table["completion"].to_pylist()]
+        return table.set_column(2, "completion", pa.array(texts))
+
+    tables = {split: [lengthened(part) for part in parts] for split, parts in reports.items()}
+    model = load_model(new_job(tables).train(answers=0, max_tokens=128))
+    assert model.card.answers == ()
+    assert model.card.answer_tokens > 24
+    completions = {sample.completion for sample in model.card.samples}
+    assert {sample.after for sample in model.card.samples} <= {
+        text.strip() for text in long.values()
+    }
+    assert any(sample.after in completions for sample in model.card.samples)
+    (test,) = tables["test"]
+    written = model.generate(test["prompt"].to_pylist()[:32])
+    right = np.mean([a == b for a, b in zip(written, test["completion"].to_pylist(), strict=False)])
+    assert right == model.card.metrics["test"]["exact_match"] > 0.2
+
+    handler = LanguageModelHandler(model)
+    asked = [{"prompt": prompt} for prompt in test["prompt"].to_pylist()]
+    body, _ = handler.answer(json.dumps({"instances": asked[:4]}).encode(), "", "")
+    assert [one["prediction"] for one in json.loads(body)["predictions"]] == written[:4]
+    with pytest.raises(RequestRefused, match=f"send up to {64 * 16 // model.card.answer_tokens}"):
+        handler.answer(json.dumps({"instances": asked}).encode(), "", "")
 
 
 def test_the_artifact_names_its_base_and_no_path_of_this_machine(trained, tiny_base):
