@@ -7,8 +7,7 @@ from sf_sagemaker.components.attributes import Freshness, Partitions
 from sf_sagemaker.components.component import Component, owners_validator
 from sf_sagemaker.components.errors import invalid_attribute
 from sf_sagemaker.warehouse.dataset import Relation
-from sf_sagemaker.warehouse.errors import EmptyPartition
-from sf_sagemaker.warehouse.landing import land_periods
+from sf_sagemaker.warehouse.landing import Landed, land_periods
 from sf_sagemaker.warehouse.warehouse import Warehouse
 
 
@@ -69,7 +68,8 @@ class LandedTable(Component):
             context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]
         ) -> dg.MaterializeResult:
             periods = [cadence.period(key) for key in context.partition_keys]
-            landed = []
+            landed: list[Landed] = []
+            complete = False
             table = Relation(schema_name=schema, name=name)
             landing = land_periods(
                 warehouse, table, file, self.event_time, periods, timezone=self.partitions.timezone
@@ -85,8 +85,10 @@ class LandedTable(Component):
                             else f", {result.previous_rows} before"
                         )
                     )
-            except EmptyPartition:
-                for result in landed:  # the run fails, and these periods have landed all the same
+                complete = True
+            finally:
+                # The run fails, and these periods have landed all the same.
+                for result in () if complete else landed:
                     context.log_event(
                         dg.AssetMaterialization(
                             context.asset_key,
@@ -94,7 +96,6 @@ class LandedTable(Component):
                             metadata={"dagster/row_count": result.rows},
                         )
                     )
-                raise
             return dg.MaterializeResult(
                 metadata={
                     "dagster/row_count": sum(result.rows for result in landed),
