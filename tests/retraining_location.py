@@ -1,8 +1,9 @@
 """A code location of small models that are retrained by themselves, without any warehouse.
 
 What each does is steered by files in the folder $STEERING: `<model>.hold` keeps its training waiting,
-`<model>.failures` is how often it fails, and `<model>.decayed` the newest period at which its champion
-has decayed. Each attempt to train appends a line to `<model>.attempts`.
+`<model>.failures` is how often it fails, `<model>.decayed` the newest period at which its champion
+has decayed, and `<model>.code` its code version, which each process reads when it loads the code.
+Each attempt to train appends a line to `<model>.attempts`.
 """
 
 import os
@@ -40,6 +41,7 @@ MODELS = {
     "broken": (DAY, STUBBORN),
     "busy": (DAY, AUTOMATIC),
     "outdated": (DAY, AUTOMATIC),
+    "edited": (DAY, AUTOMATIC),
     "refused": (DAY, AUTOMATIC),
     "healthy": (DAY, AUTOMATIC),
 }
@@ -58,6 +60,8 @@ def assets_of(name: str) -> RetrainedModel:
 def model_definitions(name: str, freshness: Freshness, retraining: Retraining) -> dg.Definitions:
     """Features with a blocking check, dataset, model and champion, and what retrains them."""
     keys = assets_of(name)
+    written = steering(name, "code")
+    code = written.read_text() if written.exists() else "1"
 
     @dg.asset(
         key=keys.source,
@@ -79,7 +83,7 @@ def model_definitions(name: str, freshness: Freshness, retraining: Retraining) -
     @dg.asset(
         key=keys.dataset,
         partitions_def=PARTITIONS,
-        code_version="1",
+        code_version=code,
         deps=[dg.AssetDep(keys.source, partition_mapping=SAME)],
     )
     def dataset() -> dg.MaterializeResult:
@@ -88,7 +92,7 @@ def model_definitions(name: str, freshness: Freshness, retraining: Retraining) -
     @dg.asset(
         key=keys.model,
         partitions_def=PARTITIONS,
-        code_version="1",
+        code_version=code,
         freshness_policy=freshness.policy(),
         deps=[dg.AssetDep(keys.dataset, partition_mapping=SAME)],
     )

@@ -202,14 +202,14 @@ def prepare(site: Site) -> None:
     for model in MODELS:
         site.land(model, *WEEKS[:7])
         stale = model in ("both", "flaky", "broken", "busy")
-        site.trained(
-            model, OLD, timedelta(days=100 if stale else 0), "0" if model == "outdated" else "1"
-        )
+        code = "0" if model in ("outdated", "edited") else "1"
+        site.trained(model, OLD, timedelta(days=100 if stale else 0), code)
     for model, until in (("both", OLD), ("refused", WEEKS[-1])):
         site.steer(model, "decayed", until)
         site.decay_check_failed(model)
     site.steer("flaky", "failures", "2")
     site.steer("broken", "failures", "1000")
+    site.steer("edited", "code", "2")  # the code server has loaded the code before
     site.steer("busy", "hold")
     site.backfill("busy", WEEKS[0])
 
@@ -217,6 +217,7 @@ def prepare(site: Site) -> None:
 ONE_EACH = {
     "both": [("freshness, decay", NEW, "SUCCESS")],
     "outdated": [("code", NEW, "SUCCESS")],
+    "edited": [("code", NEW, "SUCCESS")],
     "refused": [("decay", NEW, "SUCCESS")],
     "expiring": [("freshness", NEW, "SUCCESS")],
     "awaited": [("freshness", NEW, "SUCCESS")],
@@ -266,6 +267,7 @@ def test_each_cause_makes_one_run_whatever_happens_meanwhile(site: Site) -> None
             "healthy_retraining": "nothing is due",
             "refused_retraining": "cool-down: 2 of 4 periods",
             "expiring_retraining": "no period has landed after",
+            "edited_retraining": "reload the code location",
             "broken_retraining": "The schedule asks again",
             "broken_retraining_backstop": "of its runs, 4 failed",
         }

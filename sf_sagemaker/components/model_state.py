@@ -14,6 +14,7 @@ from sf_sagemaker.periods import Cadence, InvalidPeriod
 
 DECAY_CHECK = "decay"  # on the model's champion
 EPISODE_TAG = "sf_sagemaker/episode"
+CODE_TAG = "sf_sagemaker/code"  # what a run is to build with
 MAX_RETRIES_TAG = "dagster/max_retries"
 TRAINED_AT = (
     "trained_at"  # metadata of a model: an adopted job was trained before it was materialized
@@ -69,6 +70,11 @@ def episode_tag(assets: RetrainedModel, episode: str) -> str:
     return f"{assets.name}-{episode}"
 
 
+def code_tag(repository: dg.RepositoryDefinition, assets: RetrainedModel) -> str:
+    """The value of CODE_TAG: the code versions of dataset and model that the code location has."""
+    return " ".join(str(_code_version(repository, key)) for key in (assets.dataset, assets.model))
+
+
 def read_state(
     instance: dg.DagsterInstance,
     repository: dg.RepositoryDefinition,
@@ -77,11 +83,16 @@ def read_state(
     now: datetime,
 ) -> ModelState:
     """What the instance knows of a model at this moment, in a number of queries that never grows."""
-    trained, built_with = _newest_model(instance, assets, cadence)
+    trained, built = _newest_model(instance, assets, cadence)
     landed = newest_partition(instance, assets.source, cadence)
     blocking = _blocking_checks(repository, assets.source)
     latest = _latest_evaluations(instance, [assets.decay, *blocking])
     decay = latest.get(assets.decay)
+    changed = [
+        key
+        for key, record in built.items()
+        if _built_with(record) not in (None, _code_version(repository, key))
+    ]
     state = ModelState(
         now=now,
         trained=trained,
@@ -89,10 +100,9 @@ def read_state(
         obstacle=_obstacle(instance, assets.source, landed, blocking, latest),
         deadline_missed=_deadline_missed(instance, repository, assets.model),
         decay_failed=_moment(decay.timestamp) if decay and not decay.passed else None,
-        changed=tuple(
-            key.to_user_string()
-            for key, version in built_with.items()
-            if version not in (None, repository.asset_graph.get(key).code_version)
+        changed=tuple(key.to_user_string() for key in changed),
+        built_otherwise=_asked_with(
+            instance, [built[key].run_id for key in changed], code_tag(repository, assets)
         ),
         in_progress=_in_progress(instance, repository, {assets.source, *assets.built}, now),
     )
@@ -108,21 +118,21 @@ def newest_training(
 
 def _newest_model(
     instance: dg.DagsterInstance, assets: RetrainedModel, cadence: Cadence
-) -> tuple[Training | None, dict[dg.AssetKey, str | None]]:
-    """The newest model by period, and the code versions that it and its dataset were built with.
+) -> tuple[Training | None, dict[dg.AssetKey, dg.EventLogRecord]]:
+    """The newest model by period, and the materializations of it and of its dataset.
 
     A backfill of earlier periods makes neither the model fresh nor its code up to date.
     """
     partition = newest_partition(instance, assets.model, cadence)
     if partition is None:
         return None, {}
-    versions: dict[dg.AssetKey, str | None] = {}
+    built: dict[dg.AssetKey, dg.EventLogRecord] = {}
     newest = None
     for key in (assets.dataset, assets.model):
         record = _materialization(instance, key, partition)
         if record is None or record.asset_materialization is None:
             continue
-        versions[key] = (record.asset_materialization.tags or {}).get(_CODE_VERSION_TAG)
+        built[key] = record
         if key == assets.model:
             stated = record.asset_materialization.metadata.get(TRAINED_AT)
             trained_at = (
@@ -131,7 +141,24 @@ def _newest_model(
                 else record.event_log_entry.timestamp
             )
             newest = Training(partition, _moment(trained_at), record.storage_id)
-    return newest, versions
+    return newest, built
+
+
+def _built_with(record: dg.EventLogRecord) -> str | None:
+    """The code version of a materialization; None where it doesn't say."""
+    materialization = record.asset_materialization
+    return (materialization.tags or {}).get(_CODE_VERSION_TAG) if materialization else None
+
+
+def _code_version(repository: dg.RepositoryDefinition, key: dg.AssetKey) -> str | None:
+    return repository.asset_graph.get(key).code_version
+
+
+def _asked_with(instance: dg.DagsterInstance, run_ids: Iterable[str], code: str) -> bool:
+    """Whether one of the runs was asked for with that code. What was reported has no run."""
+    known = {run_id for run_id in run_ids if run_id}
+    runs = instance.get_runs(dg.RunsFilter(run_ids=list(known))) if known else ()
+    return any(run.tags.get(CODE_TAG) == code for run in runs)
 
 
 def newest_partition(

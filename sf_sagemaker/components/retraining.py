@@ -2,7 +2,7 @@
 
 The state of a model is read from Dagster's instance: materializations, checks, runs and backfills.
 The decision is sf_sagemaker.lifecycle.retraining's. Nothing else is stored: which episode was asked
-for, and why, are tags of the runs.
+for, with which code, and why, are tags of the runs.
 """
 
 from collections.abc import Mapping
@@ -13,9 +13,11 @@ import dagster as dg
 
 from sf_sagemaker.components.attributes import Freshness, Retraining
 from sf_sagemaker.components.model_state import (
+    CODE_TAG,
     EPISODE_TAG,
     MAX_RETRIES_TAG,
     RetrainedModel,
+    code_tag,
     episode_tag,
     read_state,
 )
@@ -63,7 +65,8 @@ def retraining_definitions(
         report_decision(context.instance, assets, state, decision, trigger)
         if decision.partition is None:
             return dg.SkipReason(decision.reason)
-        return _request(assets, decision, trigger, retraining.max_retries, tags or {})
+        code = code_tag(context.repository_def, assets)
+        return _request(assets, decision, trigger, code, retraining.max_retries, tags or {})
 
     @dg.schedule(
         name=name if retraining.mode == "schedule" else f"{name}_backstop",
@@ -111,6 +114,7 @@ def _request(
     assets: RetrainedModel,
     decision: Decision,
     trigger: Trigger,
+    code: str,
     max_retries: int,
     tags: Mapping[str, str],
 ) -> dg.RunRequest:
@@ -124,6 +128,7 @@ def _request(
             **tags,
             CAUSE_TAG: ", ".join(decision.causes),
             EPISODE_TAG: episode,
+            CODE_TAG: code,
             MAX_RETRIES_TAG: str(max_retries),
         },
     )

@@ -48,8 +48,9 @@ class ModelState:
     used all the same: a blocking check that failed. `deadline_missed` is when a freshness policy with
     deadlines began to fail; `decay_failed` when the decay check last failed, None where it passed
     since. `changed` are the assets whose code version differs from what the newest model was made
-    with. `in_progress` describes a run or a backfill of the model or of its inputs. `runs` are those
-    of the present episode.
+    with; `built_otherwise` says that a run which was asked for with this code has built one of them
+    with other code all the same. `in_progress` describes a run or a backfill of the model or of its
+    inputs. `runs` are those of the present episode.
     """
 
     now: datetime
@@ -59,6 +60,7 @@ class ModelState:
     deadline_missed: datetime | None = None
     decay_failed: datetime | None = None
     changed: tuple[str, ...] = ()
+    built_otherwise: bool = False
     in_progress: str | None = None
     runs: tuple[Run, ...] = ()
 
@@ -117,6 +119,16 @@ def decide(state: ModelState, policy: RetrainingPolicy, trigger: Trigger) -> Dec
     if state.trained is not None:
         newer = state.landed > state.trained.partition
         anew = state.landed == state.trained.partition and "code" in causes
+        # A run would build with other code once more: only another cause is worth one.
+        in_vain = "code" in causes and state.built_otherwise
+        others = tuple(cause for cause in causes if cause != "code")
+        if in_vain and not (newer and others):
+            return nothing(
+                f"{due}, but the model of {state.trained.partition} was asked for with the code that "
+                "the code location has, and built with other code: reload the code location. Where it "
+                "is up to date already, train by hand",
+                alert=True,
+            )
         if not (newer or anew):
             return nothing(
                 f"{due}, but no period has landed after {state.trained.partition}, on which the newest "
@@ -124,7 +136,7 @@ def decide(state: ModelState, policy: RetrainingPolicy, trigger: Trigger) -> Dec
                 alert=causes != ("schedule",),
             )
         landed_since = _periods_between(policy.cadence, state.trained.partition, state.landed)
-        if causes == ("decay",) and landed_since < policy.cool_down:
+        if (others if in_vain else causes) == ("decay",) and landed_since < policy.cool_down:
             return nothing(
                 f"{due}, but in cool-down: {landed_since} of {policy.cool_down} periods have landed "
                 f"since {state.trained.partition}, on which the newest model was trained"

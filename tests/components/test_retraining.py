@@ -1,6 +1,6 @@
 """What a tick sees of a model: materializations, checks, code versions and runs of a real instance."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,17 +26,30 @@ class Site:
     def __init__(self, instance: dg.DagsterInstance, home: Path) -> None:
         self.instance = instance
         self.home = home
+        self.load()
+
+    def load(self) -> None:
+        """Loads the code, as the code server does once and each run for itself."""
         self.definitions = location.model_definitions("healthy", *location.MODELS["healthy"])
         self.repository = self.definitions.get_repository_def()
 
-    def run(self, week: str, *keys: dg.AssetKey) -> bool:
+    def run(
+        self, week: str | None, *keys: dg.AssetKey, tags: Mapping[str, str] | None = None
+    ) -> bool:
         job = self.definitions.resolve_implicit_global_asset_job_def()
         return job.execute_in_process(
             asset_selection=list(keys),
             partition_key=week,
             instance=self.instance,
             raise_on_error=False,
+            tags=dict(tags or {}),
         ).success
+
+    def launch(self, request: dg.RunRequest | str) -> None:
+        """The run of a request, which loads the code that is there now."""
+        assert isinstance(request, dg.RunRequest), request
+        run = Site(self.instance, self.home)
+        assert run.run(request.partition_key, *request.asset_selection or (), tags=request.tags)
 
     def report(self, key: dg.AssetKey, week: str, **details: Any) -> None:
         self.instance.report_runless_asset_event(
@@ -75,6 +88,7 @@ def test_a_first_model_is_asked_for_once_the_window_is_full(site: Site) -> None:
     assert request.asset_selection == ASSETS.built
     assert request.tags["sf_sagemaker/cause"] == "first"
     assert request.tags["sf_sagemaker/episode"] == "healthy-0"
+    assert request.tags["sf_sagemaker/code"] == "1 1"
     assert request.tags["dagster/max_retries"] == "2"
 
 
@@ -86,6 +100,33 @@ def test_one_run_of_the_request_builds_all_three_and_begins_another_episode(site
     assert state.trained.partition == WEEKS[2]
     assert state.changed == ()
     assert "nothing is due" in site.ask()
+
+
+def test_code_that_runs_do_not_load_is_asked_for_once_until_it_is_reloaded(site: Site) -> None:
+    code = site.home / "healthy.code"
+    site.report(ASSETS.source, WEEKS[2])
+    for key in (ASSETS.dataset, ASSETS.model):
+        site.report(key, WEEKS[2], tags={"dagster/code_version": "0"})
+    code.write_text("2")
+    site.launch(site.ask())
+    for _ in range(2):
+        assert "reload the code location" in str(site.ask())
+    assert [passed for passed, _ in reported(site)][-1:] == [False]
+    # A period that lands makes no difference to that.
+    site.report(ASSETS.source, WEEKS[3])
+    assert "reload the code location" in str(site.ask())
+    site.load()
+    assert "nothing is due" in str(site.ask())
+    assert [passed for passed, _ in reported(site)][-2:] == [False, True]
+    # Other code is asked for, and so is what an earlier run was asked for with.
+    for version in ("3", "1"):
+        code.write_text(version)
+        site.load()
+        request = site.ask()
+        assert isinstance(request, dg.RunRequest), request
+        assert request.tags["sf_sagemaker/code"] == f"{version} {version}"
+        if version == "3":
+            site.launch(request)
 
 
 def test_a_failed_blocking_check_of_the_landed_period_is_an_obstacle(site: Site) -> None:

@@ -33,6 +33,7 @@ HEALTHY = ModelState(
 STALE = replace(HEALTHY, trained=Training(WEEKS[5], NOW - timedelta(days=85), 17))
 DECAYED = replace(HEALTHY, decay_failed=NOW - timedelta(days=1), landed=WEEKS[9])
 CHANGED = replace(HEALTHY, changed=("house_prices/trained_xgboost_model",), landed=WEEKS[5])
+VAIN = {"changed": ("house_prices/trained_xgboost_model",), "built_otherwise": True}
 FAILED = Run(WEEKS[6], "failed", request=True)
 
 
@@ -53,6 +54,7 @@ def decision(state: ModelState, trigger: Trigger = "sensor", **changes: Any) -> 
         (CHANGED, {}, ("code",), WEEKS[5]),
         (CHANGED, {"landed": WEEKS[7]}, ("code",), WEEKS[7]),
         (STALE, {"decay_failed": NOW, "changed": ("a",)}, ("freshness", "decay", "code"), WEEKS[6]),
+        (STALE, VAIN, ("freshness", "code"), WEEKS[6]),
         (HEALTHY, {"trained": None}, ("first",), WEEKS[6]),
     ],
 )
@@ -71,6 +73,10 @@ def test_a_cause_asks_for_the_newest_landed_period(
         (STALE, {"landed": WEEKS[5]}, f"no period has landed after {WEEKS[5]}", True),
         (STALE, {"landed": WEEKS[4]}, f"no period has landed after {WEEKS[5]}", True),
         (CHANGED, {"landed": WEEKS[4]}, f"no period has landed after {WEEKS[5]}", True),
+        (HEALTHY, VAIN, "reload the code location", True),
+        (HEALTHY, {**VAIN, "landed": WEEKS[5]}, "reload the code location", True),
+        (STALE, {**VAIN, "landed": WEEKS[5]}, "reload the code location", True),
+        (DECAYED, {**VAIN, "landed": WEEKS[8]}, "in cool-down: 3 of 4 periods have landed", False),
         (DECAYED, {"landed": WEEKS[8]}, "in cool-down: 3 of 4 periods have landed", False),
         (STALE, {"obstacle": "rows failed"}, "rows failed", True),
         (STALE, {"in_progress": "run 1"}, "run 1 is in progress", False),
