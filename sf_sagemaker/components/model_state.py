@@ -19,6 +19,7 @@ MAX_RETRIES_TAG = "dagster/max_retries"
 TRAINED_AT = (
     "trained_at"  # metadata of a model: an adopted job was trained before it was materialized
 )
+WINDOW_FULL = "window_full"  # metadata of a dataset
 
 _CODE_VERSION_TAG = "dagster/code_version"
 _WILL_RETRY_TAG = "dagster/will_retry"
@@ -127,21 +128,28 @@ def _newest_model(
     if partition is None:
         return None, {}
     built: dict[dg.AssetKey, dg.EventLogRecord] = {}
-    newest = None
     for key in (assets.dataset, assets.model):
         record = _materialization(instance, key, partition)
-        if record is None or record.asset_materialization is None:
-            continue
-        built[key] = record
-        if key == assets.model:
-            stated = record.asset_materialization.metadata.get(TRAINED_AT)
-            trained_at = (
-                stated.value
-                if isinstance(stated, dg.TimestampMetadataValue)
-                else record.event_log_entry.timestamp
-            )
-            newest = Training(partition, _moment(trained_at), record.storage_id)
-    return newest, built
+        if record is not None and record.asset_materialization is not None:
+            built[key] = record
+    model = built.get(assets.model)
+    if model is None:
+        return None, built
+    stated = _metadata(model, TRAINED_AT)
+    trained_at = (
+        stated.value
+        if isinstance(stated, dg.TimestampMetadataValue)
+        else model.event_log_entry.timestamp
+    )
+    dataset = built.get(assets.dataset)
+    window_full = _metadata(dataset, WINDOW_FULL) if dataset else None
+    warm_up = isinstance(window_full, dg.BoolMetadataValue) and not window_full.value
+    return Training(partition, _moment(trained_at), model.storage_id, warm_up), built
+
+
+def _metadata(record: dg.EventLogRecord, name: str) -> dg.MetadataValue | None:
+    materialization = record.asset_materialization
+    return materialization.metadata.get(name) if materialization else None
 
 
 def _built_with(record: dg.EventLogRecord) -> str | None:

@@ -24,11 +24,15 @@ RunOutcome = Literal["succeeded", "failed", "canceled"]
 
 @dataclass(frozen=True)
 class Training:
-    """The newest model: its period's latest materialization. `at` is when it was trained (UTC)."""
+    """The newest model: its period's latest materialization. `at` is when it was trained (UTC).
+
+    `warm_up` says that its dataset's window was not full: it never becomes champion.
+    """
 
     partition: str
     at: datetime
     storage_id: int
+    warm_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,9 +159,9 @@ def _causes(state: ModelState, policy: RetrainingPolicy, trigger: Trigger) -> tu
     """All causes that hold, whether or not anything can be done about them."""
     found: list[Cause] = []
     trained = state.trained
-    if trained is None:
+    if trained is None or trained.warm_up:
         found.append("first")
-    else:
+    if trained is not None:
         expired = policy.fail_window is not None and state.now - trained.at > policy.fail_window
         if expired or _since(state.deadline_missed, trained, state.now):
             found.append("freshness")

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from locations import (
     own_deployment,
     temporary_project,
 )
+from sf_sagemaker.components.model_state import RetrainedModel, newest_training
+from sf_sagemaker.periods import Cadence
 
 pytestmark = pytest.mark.slow
 
@@ -152,6 +154,12 @@ def recorded(location: Location, key: str) -> dict[str, dict[str, Any]]:
     }
 
 
+def retrained(model: str) -> RetrainedModel:
+    names = ("sampled_training_dataset", "trained_xgboost_model", "champion")
+    source = dg.AssetKey(["analytics", model])
+    return RetrainedModel(model, source, *(dg.AssetKey([model, name]) for name in names))
+
+
 def succeeded(result: dg.ExecuteInProcessResult) -> dg.ExecuteInProcessResult:
     assert result.success, failure_of(result)
     return result
@@ -193,6 +201,10 @@ def test_models_of_a_range_are_trained_in_one_run_and_recorded_each(made: Made, 
     assert all(0 < metadata["test_mean_absolute_error"] < 500 for metadata in models.values())
     datasets = recorded(site, "rising/sampled_training_dataset")
     assert [datasets[week]["window_full"] for week in WEEKS[1:4]] == [False, True, True]
+    weeks = Cadence("week", datetime(2024, 1, 1), datetime(2024, 1, 15))
+    trained = newest_training(site.instance, retrained("rising"), weeks)
+    assert trained is not None
+    assert (trained.partition, trained.warm_up) == (WEEKS[1], True)
     # The check of a range is that of its newest partition.
     assert checks_of(made.backfilled)["beats_baseline"].passed
 

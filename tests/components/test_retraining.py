@@ -92,6 +92,20 @@ def test_a_first_model_is_asked_for_once_the_window_is_full(site: Site) -> None:
     assert request.tags["dagster/max_retries"] == "2"
 
 
+def test_a_warm_up_leaves_the_first_model_with_a_full_window_due(site: Site) -> None:
+    site.report(ASSETS.source, WEEKS[0])
+    site.report(ASSETS.dataset, WEEKS[0], metadata={"window_full": False})
+    site.report(ASSETS.model, WEEKS[0])
+    assert "due (first), but the window of 2014-04-28 is not full yet" in str(site.ask())
+    site.report(ASSETS.source, WEEKS[1])
+    request = site.ask()
+    assert isinstance(request, dg.RunRequest)
+    assert (request.partition_key, request.tags["sf_sagemaker/cause"]) == (WEEKS[1], "first")
+    site.report(ASSETS.dataset, WEEKS[1], metadata={"window_full": True})
+    site.report(ASSETS.model, WEEKS[1])
+    assert "nothing is due" in str(site.ask())
+
+
 def test_one_run_of_the_request_builds_all_three_and_begins_another_episode(site: Site) -> None:
     assert site.run(WEEKS[2], ASSETS.source)
     assert site.run(WEEKS[2], *ASSETS.built)

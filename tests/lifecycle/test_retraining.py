@@ -34,6 +34,7 @@ STALE = replace(HEALTHY, trained=Training(WEEKS[5], NOW - timedelta(days=85), 17
 DECAYED = replace(HEALTHY, decay_failed=NOW - timedelta(days=1), landed=WEEKS[9])
 CHANGED = replace(HEALTHY, changed=("house_prices/trained_xgboost_model",), landed=WEEKS[5])
 VAIN = {"changed": ("house_prices/trained_xgboost_model",), "built_otherwise": True}
+WARM_UP = Training(WEEKS[0], NOW - timedelta(days=10), 17, warm_up=True)
 FAILED = Run(WEEKS[6], "failed", request=True)
 
 
@@ -56,6 +57,8 @@ def decision(state: ModelState, trigger: Trigger = "sensor", **changes: Any) -> 
         (STALE, {"decay_failed": NOW, "changed": ("a",)}, ("freshness", "decay", "code"), WEEKS[6]),
         (STALE, VAIN, ("freshness", "code"), WEEKS[6]),
         (HEALTHY, {"trained": None}, ("first",), WEEKS[6]),
+        (HEALTHY, {"trained": WARM_UP, "landed": WEEKS[2]}, ("first",), WEEKS[2]),
+        (HEALTHY, {"trained": WARM_UP, "changed": ("a",)}, ("first", "code"), WEEKS[6]),
     ],
 )
 def test_a_cause_asks_for_the_newest_landed_period(
@@ -81,6 +84,7 @@ def test_a_cause_asks_for_the_newest_landed_period(
         (STALE, {"obstacle": "rows failed"}, "rows failed", True),
         (STALE, {"in_progress": "run 1"}, "run 1 is in progress", False),
         (HEALTHY, {"trained": None, "landed": WEEKS[1]}, "is not full yet", False),
+        (HEALTHY, {"trained": WARM_UP, "landed": WEEKS[1]}, "is not full yet", False),
         (STALE, {"runs": (FAILED,)}, "1 failed. The schedule asks again", True),
         (STALE, {"runs": (Run(WEEKS[6], "canceled", True),)}, "1 canceled. Train it by hand", True),
     ],
