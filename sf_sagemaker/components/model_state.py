@@ -20,6 +20,7 @@ TRAINED_AT = (
     "trained_at"  # metadata of a model: an adopted job was trained before it was materialized
 )
 WINDOW_FULL = "window_full"  # metadata of a dataset
+CHAMPION_VERSION = "version"  # metadata of a champion, where a model is in force
 
 _CODE_VERSION_TAG = "dagster/code_version"
 _WILL_RETRY_TAG = "dagster/will_retry"
@@ -105,6 +106,7 @@ def read_state(
         built_otherwise=_asked_with(
             instance, [built[key].run_id for key in changed], code_tag(repository, assets)
         ),
+        champion=_in_force(instance, assets.champion),
         in_progress=_in_progress(instance, repository, {assets.source, *assets.built}, now),
     )
     return _with_runs(instance, assets, state)
@@ -167,6 +169,13 @@ def _asked_with(instance: dg.DagsterInstance, run_ids: Iterable[str], code: str)
     known = {run_id for run_id in run_ids if run_id}
     runs = instance.get_runs(dg.RunsFilter(run_ids=list(known))) if known else ()
     return any(run.tags.get(CODE_TAG) == code for run in runs)
+
+
+def _in_force(instance: dg.DagsterInstance, champion: dg.AssetKey) -> bool:
+    """Whether there was a champion when it was last looked at."""
+    event = instance.get_latest_materialization_event(champion)
+    materialization = event.asset_materialization if event else None
+    return materialization is not None and CHAMPION_VERSION in materialization.metadata
 
 
 def newest_partition(

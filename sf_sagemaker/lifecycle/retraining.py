@@ -53,8 +53,8 @@ class ModelState:
     deadlines began to fail; `decay_failed` when the decay check last failed, None where it passed
     since. `changed` are the assets whose code version differs from what the newest model was made
     with; `built_otherwise` says that a run which was asked for with this code has built one of them
-    with other code all the same. `in_progress` describes a run or a backfill of the model or of its
-    inputs. `runs` are those of the present episode.
+    with other code all the same. `champion` says that a model is in force. `in_progress` describes a
+    run or a backfill of the model or of its inputs. `runs` are those of the present episode.
     """
 
     now: datetime
@@ -65,6 +65,7 @@ class ModelState:
     decay_failed: datetime | None = None
     changed: tuple[str, ...] = ()
     built_otherwise: bool = False
+    champion: bool = False
     in_progress: str | None = None
     runs: tuple[Run, ...] = ()
 
@@ -117,6 +118,14 @@ def decide(state: ModelState, policy: RetrainingPolicy, trigger: Trigger) -> Dec
     if state.landed is None:
         return nothing(f"{due}, but no period of the source has landed")
     if not trailing_window(policy.cadence, policy.cadence.period(state.landed), policy.window).full:
+        if state.champion:
+            return nothing(
+                f"{due}, but the window of {state.landed} reaches back before "
+                f"{policy.cadence.start:%Y-%m-%d}, where the periods start, and its model could not "
+                "take over from the champion: shorten sample.window, or start the periods earlier and "
+                "land them",
+                alert=True,
+            )
         return nothing(
             f"{due}, but the window of {state.landed} is not full yet: train a warm-up by hand"
         )

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from locations import (
     own_deployment,
     temporary_project,
 )
-from sf_sagemaker.components.model_state import RetrainedModel, newest_training
+from sf_sagemaker.components.model_state import RetrainedModel, newest_training, read_state
+from sf_sagemaker.lifecycle.retraining import ModelState
 from sf_sagemaker.periods import Cadence
 
 pytestmark = pytest.mark.slow
@@ -154,6 +155,11 @@ def recorded(location: Location, key: str) -> dict[str, dict[str, Any]]:
     }
 
 
+def state_of(site: Location, model: str) -> ModelState:
+    repository, weeks = site.definitions.get_repository_def(), Cadence("week", datetime(2024, 1, 1))
+    return read_state(site.instance, repository, retrained(model), weeks, datetime.now(UTC))
+
+
 def retrained(model: str) -> RetrainedModel:
     names = ("sampled_training_dataset", "trained_xgboost_model", "champion")
     source = dg.AssetKey(["analytics", model])
@@ -205,6 +211,7 @@ def test_models_of_a_range_are_trained_in_one_run_and_recorded_each(made: Made, 
     trained = newest_training(site.instance, retrained("rising"), weeks)
     assert trained is not None
     assert (trained.partition, trained.warm_up) == (WEEKS[1], True)
+    assert state_of(site, "breaking").champion
     # The check of a range is that of its newest partition.
     assert checks_of(made.backfilled)["beats_baseline"].passed
 
@@ -447,6 +454,7 @@ def test_without_any_model_all_three_say_so(
     assert not refused.success
     assert "no champion to go back to" in failure_of(refused)
     champion = succeeded(site.champion())
+    assert not state_of(site, "breaking").champion
     assert "none yet" in metadata_of(champion, "breaking/champion")["champion"]
     said = checks_of(champion)
     assert {figures(said[name])["state"] for name in ("decay", "input_drift")} == {"no verdict"}

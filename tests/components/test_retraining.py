@@ -106,6 +106,22 @@ def test_a_warm_up_leaves_the_first_model_with_a_full_window_due(site: Site) -> 
     assert "nothing is due" in str(site.ask())
 
 
+def test_a_window_longer_than_the_history_is_reported_where_there_is_a_champion(site: Site) -> None:
+    site.report(ASSETS.source, WEEKS[0])
+    for metadata, champion, message in (
+        ({}, False, "train a warm-up by hand"),
+        ({"version": 1}, True, "shorten sample.window"),
+    ):
+        site.instance.report_runless_asset_event(
+            dg.AssetMaterialization(ASSETS.champion, metadata=metadata)
+        )
+        assert site.state().champion == champion
+        assert message in str(site.ask())
+    [(passed, reason)] = reported(site)
+    assert not passed
+    assert "reaches back before 2014-04-28" in reason
+
+
 def test_one_run_of_the_request_builds_all_three_and_begins_another_episode(site: Site) -> None:
     assert site.run(WEEKS[2], ASSETS.source)
     assert site.run(WEEKS[2], *ASSETS.built)

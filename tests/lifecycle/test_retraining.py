@@ -85,6 +85,8 @@ def test_a_cause_asks_for_the_newest_landed_period(
         (STALE, {"in_progress": "run 1"}, "run 1 is in progress", False),
         (HEALTHY, {"trained": None, "landed": WEEKS[1]}, "is not full yet", False),
         (HEALTHY, {"trained": WARM_UP, "landed": WEEKS[1]}, "is not full yet", False),
+        (HEALTHY, {"landed": WEEKS[1], "champion": True}, "nothing is due", False),
+        (CHANGED, {"landed": WEEKS[1], "champion": True}, "shorten sample.window", True),
         (STALE, {"runs": (FAILED,)}, "1 failed. The schedule asks again", True),
         (STALE, {"runs": (Run(WEEKS[6], "canceled", True),)}, "1 canceled. Train it by hand", True),
     ],
