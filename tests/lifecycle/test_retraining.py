@@ -116,8 +116,11 @@ def test_the_backstop_asks_only_after_runs_that_all_failed_and_not_forever() -> 
     # A newer period is worth another attempt.
     newer = decision(STALE, "backstop", runs=(FAILED,) * 3, landed=WEEKS[7])
     assert newer.partition == WEEKS[7]
-    canceled = decision(STALE, "backstop", runs=(FAILED, Run(WEEKS[6], "canceled", True)))
-    assert canceled.partition is None
+    runs = (FAILED, Run(WEEKS[6], "canceled", True))
+    assert decision(STALE, "backstop", runs=runs).partition is None
+    # Whoever cancelled has not decided about a newer period; but the sensor has asked.
+    assert decision(STALE, "backstop", runs=runs, landed=WEEKS[7]).partition == WEEKS[7]
+    assert decision(STALE, "sensor", runs=runs, landed=WEEKS[7]).partition is None
 
 
 def test_on_schedule_only_each_newer_period_is_trained() -> None:
