@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from sf_sagemaker.lifecycle.champions import Champion, champion_of
-from sf_sagemaker.lifecycle.intervals import DRAWS, LEVEL, Interval
+from sf_sagemaker.lifecycle.intervals import DRAWS, LEVEL, Interval, samples
 from sf_sagemaker.lifecycle.outcomes import REFERENCE, Measure, Outcomes, concatenate, pair
 from sf_sagemaker.storage import Storage
 
@@ -209,21 +209,33 @@ class DecayMonitor:
         periods = [one for one in periods if len(one.champion)]
         champion = concatenate([one.champion for one in periods])
         reference = concatenate([one.reference for one in periods])
-        samples = np.empty((self._draws + 1, len(champion)), dtype=np.intp)
-        samples[0] = np.arange(len(champion))
-        begin = 0
-        for one in periods:
-            end = begin + len(one.champion)
-            generator = np.random.default_rng([self._seed, zlib.crc32(one.partition.encode())])
-            samples[1:, begin:end] = generator.integers(begin, end, (self._draws, end - begin))
-            begin = end
-        errors = self._measure.errors(champion, samples)
-        reference_errors = self._measure.errors(reference, samples)
+        ends = np.cumsum([len(one.champion) for one in periods])
+        generators = [
+            np.random.default_rng([self._seed, zlib.crc32(one.partition.encode())])
+            for one in periods
+        ]
+
+        def draw(count: int) -> "np.ndarray":
+            return np.concatenate(
+                [
+                    generator.integers(begin, end, (count, end - begin))
+                    for generator, begin, end in zip(generators, [0, *ends], ends, strict=False)
+                ],
+                axis=1,
+            )
+
+        figures = [
+            (
+                self._measure.errors(champion, rows),
+                self._measure.errors(reference, rows),
+                self._measure.biases(champion, reference, rows),
+            )
+            for rows in samples(len(champion), self._draws, draw)
+        ]
+        errors, reference_errors, biases = map(np.concatenate, zip(*figures, strict=True))
         ratios = np.full(len(errors), np.nan)
         np.divide(errors, reference_errors, out=ratios, where=reference_errors > 0)
-        return _Drawn(
-            errors, reference_errors, ratios, self._measure.biases(champion, reference, samples)
-        )
+        return _Drawn(errors, reference_errors, ratios, biases)
 
     def _point(
         self,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sf_sagemaker.errors import SfSagemakerError
 from sf_sagemaker.lifecycle.evaluation import Evaluation, read_outcomes
-from sf_sagemaker.lifecycle.intervals import DRAWS, LEVEL, Interval
+from sf_sagemaker.lifecycle.intervals import DRAWS, LEVEL, Interval, samples
 from sf_sagemaker.lifecycle.outcomes import Measure, Outcomes, pair
 from sf_sagemaker.lifecycle.registry import RegisteredModel
 from sf_sagemaker.periods import Cadence, Every
@@ -167,14 +167,13 @@ def measure_ages(
             if not size:
                 continue
             # Equal seeds make equal samples of a period's rows, whatever the age.
-            random = np.random.default_rng([seed, cadence.period(partition).start.toordinal()])
-            samples = random.integers(0, size, (draws, size))
-            errors = _errors(measure, aged, samples)
+            of_period = [seed, cadence.period(partition).start.toordinal()]
+            errors = _errors(measure, aged, draws, of_period)
             if other is not None and other is fresh:
                 # Those of age 1, which come first, unless rows had to be left out to pair.
                 fresh_errors = column[FRESH][2] if FRESH in column else errors
             else:
-                fresh_errors = _errors(measure, other, samples)
+                fresh_errors = _errors(measure, other, draws, of_period)
             column[ages[training]] = (training, size, errors, fresh_errors)
 
     periods = tuple(sorted(columns))
@@ -363,14 +362,17 @@ def _paired(first: Outcomes, second: Outcomes) -> tuple[Outcomes, Outcomes]:
     return pair(first, second)
 
 
-def _errors(measure: Measure, outcomes: Outcomes | None, samples: "np.ndarray") -> "np.ndarray":
-    """The error of the rows as they are, then of the samples; NaN without outcomes."""
+def _errors(
+    measure: Measure, outcomes: Outcomes | None, draws: int, seed: list[int]
+) -> "np.ndarray":
+    """The error of the rows as they are, then of as many draws of them; NaN without outcomes."""
     import numpy as np
 
     if outcomes is None:
-        return np.full(1 + len(samples), np.nan)
-    everything = np.arange(len(outcomes))[None, :]
-    return measure.errors(outcomes, np.concatenate([everything, samples]))
+        return np.full(1 + draws, np.nan)
+    size, random = len(outcomes), np.random.default_rng(seed)
+    drawn = samples(size, draws, lambda count: random.integers(0, size, (count, size)))
+    return np.concatenate([measure.errors(outcomes, rows) for rows in drawn])
 
 
 def _blocks(random: "np.random.Generator", size: int) -> "np.ndarray":

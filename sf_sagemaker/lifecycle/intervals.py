@@ -3,7 +3,7 @@
 Efron and Tibshirani, An Introduction to the Bootstrap (1993), percentile intervals.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,20 @@ class Interval:
     high: float
 
 
+def samples(size: int, draws: int, draw: "Callable[[int], np.ndarray]") -> "Iterator[np.ndarray]":
+    """Row numbers of the rows as they are, then of the draws: arrays of shape (samples, size).
+
+    There are so many samples in each that memory doesn't grow with `size`. `draw` gives the next ones,
+    as many as it is asked for.
+    """
+    import numpy as np
+
+    yield np.arange(size)[None, :]
+    at_once = max(1, _AT_ONCE // max(1, size))
+    for done in range(0, draws, at_once):
+        yield draw(min(at_once, draws - done))
+
+
 def bootstrap(
     statistic: "Callable[[np.ndarray], np.ndarray]",
     size: int,
@@ -35,22 +49,17 @@ def bootstrap(
 ) -> Interval:
     """The interval of a statistic over resampled rows.
 
-    `statistic` takes row numbers of shape (samples, size) and gives one figure for each sample: it
-    is asked once for the rows as they are, and once for all draws. Equal seeds make equal intervals.
+    `statistic` takes row numbers of shape (samples, size) and gives one figure for each sample. Equal
+    seeds make equal intervals.
     """
     import numpy as np
 
     if size == 0:
         return Interval(float("nan"), float("nan"), float("nan"))
-    estimate = float(statistic(np.arange(size)[None, :])[0])
     random = np.random.default_rng(seed)
-    at_once = max(1, _AT_ONCE // size)
-    figures = np.concatenate(
-        [
-            statistic(random.integers(0, size, size=(min(at_once, draws - done), size)))
-            for done in range(0, draws, at_once)
-        ]
-    )
+    drawn = samples(size, draws, lambda count: random.integers(0, size, size=(count, size)))
+    (estimate,), *parts = map(statistic, drawn)
+    estimate, figures = float(estimate), np.concatenate(parts)
     figures = figures[~np.isnan(figures)]
     if not figures.size:
         return Interval(estimate, float("nan"), float("nan"))

@@ -1,6 +1,7 @@
 """Whether a champion has decayed: on streams whose truth is known, and through storage."""
 
 import math
+import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -364,3 +365,14 @@ def test_a_reference_of_other_classes_gives_no_verdict_and_says_so() -> None:
     mixed = [number for number, point in enumerate(points) if "classes" in point.reason]
     assert mixed == [6, 7, 8]
     assert {points[number].state for number in mixed} == {"no verdict"}
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_rows_times_draws() -> None:
+    large = stream(1, 1, rows=lambda week: 300_000)
+    tracemalloc.start()
+    [point] = decay_points([champion()], large, MDAPE, LIMITS)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert point.rows == 300_000
+    assert peak < 400e6  # the numbers of all drawn rows are 480 MB

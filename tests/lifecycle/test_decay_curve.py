@@ -1,6 +1,7 @@
 """Excess error by age: on outcomes made to measure, on streams with a known crossing, from storage."""
 
 import math
+import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -348,3 +349,15 @@ def test_outcomes_are_read_of_the_newest_models_whose_window_was_full(tmp_path: 
     assert found[WEEKS[2]].keys() == {WEEKS[1]}
     assert found[WEEKS[2]][WEEKS[1]].predicted.tolist() == [2.0] * ROWS
     assert found[WEEKS[3]] == {}
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_rows_times_draws() -> None:
+    errors = np.random.default_rng(1).normal(size=300_000)
+    large = off_by(errors, 2, len(errors))
+    tracemalloc.start()
+    matrix = measure_ages(MAE, [(WEEKS[2], {WEEKS[1]: large})], WEEKLY, seed=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert matrix.rows.tolist() == [[300_000]]
+    assert peak < 400e6  # the numbers of all drawn rows are 480 MB
