@@ -3,7 +3,8 @@
 A batch lies in `<folder of the answers>/batches/<digest of its prompts>/<attempt>/`: `request.json`,
 written before the job is created, `input/questions.jsonl`, and `output/`, which Bedrock writes. When its
 answers are kept, `harvested.json` follows. A job whose request is without that is under way, or was
-when a run was killed: the next run waits for it before it asks anything itself.
+when a run was killed: the next run waits for it before it asks anything itself. A request that Bedrock
+refused is sent again with the settings of the next run; the file keeps those of the first.
 """
 
 import hashlib
@@ -118,7 +119,7 @@ class BatchJobs:
             if self._has(f"{folder}/{_HARVESTED}"):
                 continue  # it left some of these prompts without an answer
             self._prepare(answers.conversation, folder, prompts)
-            return self._job(folder)
+            return self._job(answers.conversation, folder)
         raise BatchRefused(
             f"{_ATTEMPTS} batches of the same prompts have left them without an answer: look at "
             f"{self.storage.uri(f'{answers.folder}/batches/{asked[:16]}')}"
@@ -134,7 +135,7 @@ class BatchJobs:
         for key in sorted(keys):
             folder, _, name = key.rpartition("/")
             if name == _REQUEST and f"{folder}/{_HARVESTED}" not in keys:
-                batch = self._found(folder, self._requested(folder))
+                batch = self._found(folder, self._name(folder))
                 if batch is not None:
                     yield batch
 
@@ -196,15 +197,14 @@ class BatchJobs:
             return
 
     def _request(self, conversation: Conversation, folder: str) -> dict[str, Any]:
-        token = hashlib.sha256(self.storage.uri(folder).encode()).hexdigest()
+        place = hashlib.sha256(self.storage.uri(folder).encode()).hexdigest()
         output: dict[str, Any] = {"s3Uri": self.storage.uri(f"{folder}/output") + "/"}
         if self._kms_key is not None:
             output["s3EncryptionKeyId"] = self._kms_key
         tags = project_tag(self.storage.project)
-        return {
-            "jobName": f"sf-sagemaker-{token[:32]}",
+        request = {
+            "jobName": f"sf-sagemaker-{place[:32]}",
             "roleArn": self._role_arn,
-            "clientRequestToken": token,
             "modelId": conversation.model_id,
             "inputDataConfig": {
                 "s3InputDataConfig": {
@@ -216,30 +216,32 @@ class BatchJobs:
             "timeoutDurationInHours": _HOURS,
             "tags": [{"key": key, "value": value} for key, value in tags.items()],
         }
+        # A token that Bedrock knows may be refused with another role or key.
+        token = hashlib.sha256(json.dumps(request).encode()).hexdigest()
+        return {**request, "clientRequestToken": token}
 
-    def _job(self, folder: str) -> Batch:
+    def _job(self, conversation: Conversation, folder: str) -> Batch:
         """The job of a folder's request, created unless Bedrock knows it.
 
         Bedrock knows a request again by its token; how long is not documented, so the name is looked
         for first.
         """
-        request = self._requested(folder)
-        name, model_id = request["jobName"], request["modelId"]
-        found = self._found(folder, request)
+        name = self._name(folder)
+        found = self._found(folder, name)
         if found is not None:
             return found
+        request = {**self._request(conversation, folder), "jobName": name}
         try:
             with translated(f"create batch {name}"):
                 created = self._client.create_model_invocation_job(**request)
         except AwsError as error:
-            raise self._refused(error, model_id) from error
+            raise self._refused(error, conversation.model_id) from error
         return Batch(folder, name, created["jobArn"])
 
-    def _requested(self, folder: str) -> dict[str, Any]:
-        return json.loads(self.storage.read(f"{folder}/{_REQUEST}"))
+    def _name(self, folder: str) -> str:
+        return json.loads(self.storage.read(f"{folder}/{_REQUEST}"))["jobName"]
 
-    def _found(self, folder: str, request: Mapping[str, Any]) -> Batch | None:
-        name = request["jobName"]
+    def _found(self, folder: str, name: str) -> Batch | None:
         pages = self._client.get_paginator("list_model_invocation_jobs").paginate(nameContains=name)
         with translated(f"look for batch {name}"):
             for job in chain.from_iterable(page["invocationJobSummaries"] for page in pages):

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -325,6 +325,47 @@ def test_a_role_that_cant_be_used(
     service.faults.forbid_passing(service.role_arn)
     with pytest.raises(BatchRefused, match="iam:PassRole for"):
         wrong.start(ask(1).answers, PROMPTS)
+
+
+def test_a_refused_batch_is_started_with_the_role_of_the_next_run(
+    service: SageMakerService, batches: BatchJobs, ask: Callable[..., Ask]
+) -> None:
+    wrong = batch_jobs(service, batches.storage, role_arn=service.role_arn)
+    with pytest.raises(BatchRefused, match="BEDROCK_ROLE_ARN"):
+        wrong.start(ask().answers, PROMPTS)
+    batch = batches.start(ask().answers, PROMPTS)
+    assert batches.wait(batch).status == "Completed"
+    refused, taken = [call.parameters for call in service.calls.of("CreateModelInvocationJob")]
+    assert refused["roleArn"] == service.role_arn
+    assert taken["roleArn"] == f"arn:aws:iam::{service.account}:role/bedrock-batches"
+    # Found by the name that it had before, whatever the role.
+    assert taken["jobName"] == refused["jobName"] == batch.name
+    assert wrong.start(ask().answers, PROMPTS) == batch
+    assert service.calls.count("CreateModelInvocationJob") == 2
+
+
+def test_a_refused_batch_is_started_with_the_key_of_the_next_run(
+    service: SageMakerService, batches: BatchJobs, ask: Callable[..., Ask]
+) -> None:
+    wrong, right = (f"arn:aws:kms:us-east-1:{service.account}:key/{uuid4()}" for _ in "12")
+
+    def key_of(parameters: Mapping[str, Any]) -> str:
+        return parameters["outputDataConfig"]["s3OutputDataConfig"]["s3EncryptionKeyId"]
+
+    service.faults.fail(
+        "CreateModelInvocationJob",
+        "ValidationException",
+        "The KMS key doesn't exist.",
+        where=lambda request: key_of(request.parameters) == wrong,
+    )
+    with pytest.raises(BatchRefused, match="The KMS key doesn't exist"):
+        batch_jobs(service, batches.storage, kms_key=wrong).start(ask().answers, PROMPTS)
+    corrected = batch_jobs(service, batches.storage, kms_key=right)
+    batch = corrected.start(ask().answers, PROMPTS)
+    assert corrected.wait(batch).status == "Completed"
+    refused, taken = [call.parameters for call in service.calls.of("CreateModelInvocationJob")]
+    assert [key_of(refused), key_of(taken)] == [wrong, right]
+    assert refused["clientRequestToken"] != taken["clientRequestToken"]
 
 
 def test_a_batch_asks_no_more_than_the_budget_has_room_for(

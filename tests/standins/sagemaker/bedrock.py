@@ -126,6 +126,9 @@ class Bedrock:
     after `step_seconds`, and wait in progress while `hold` is set. `record_error` may give the error
     of a record, as (code, message); a batch ends as Expired or PartiallyCompleted (`cut_status`) after
     `cut_after` records. `billed` are the tokens of all answers, in and out, also of those that were lost.
+
+    A batch's token that comes again with other parameters is refused, also where its first request was.
+    The API reference says only that the request is ignored; this is the stricter way.
     """
 
     def __init__(
@@ -159,6 +162,7 @@ class Bedrock:
         self.asked: list[Conversation] = []
         self.most_at_once = 0
         self._at_once = 0
+        self._requests: dict[str, Mapping[str, Any]] = {}  # by token, also those that were refused
 
     def operations(self) -> Operations:
         return {
@@ -241,10 +245,20 @@ class Bedrock:
         check_request(request)
         wanted = request.parameters
         self._check_model(wanted["modelId"])
+        token = wanted.get("clientRequestToken") or secrets.token_hex()
         with self._lock:
-            for job in self._jobs.values():
-                if job.request.get("clientRequestToken") == wanted.get("clientRequestToken"):
-                    return {"jobArn": job.arn}
+            of_token = [
+                job for job in self._jobs.values() if job.request.get("clientRequestToken") == token
+            ]
+            first = of_token[0].request if of_token else self._requests.setdefault(token, wanted)
+            if first != wanted:
+                raise ApiError(
+                    "ConflictException",
+                    f"The client request token {token} was used with other parameters.",
+                    409,
+                )
+            if of_token:
+                return {"jobArn": of_token[0].arn}
         self._check_role(wanted["roleArn"])
         for name, config in (("input", "inputDataConfig"), ("output", "outputDataConfig")):
             location = next(iter(wanted[config].values()))["s3Uri"]
