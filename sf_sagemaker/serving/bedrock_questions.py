@@ -8,7 +8,7 @@ leave a sample of short ones.
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -96,8 +96,9 @@ def ask_all(
     larger one goes on with the rest. With `batch_from`, and where batches are possible, so many
     prompts or more are asked as a batch, after their first ones, which show that the model answers,
     how many tokens it takes and how fast it is. A batch that an earlier call left is waited for first.
-    `on_batch` is called with the name of a batch before it is waited for, and `should_stop` says whether
-    the batch of a name is to be stopped when the wait for it is interrupted.
+    `on_batch` is called with the name of a batch as soon as it is started or found, and `should_stop`
+    says whether the batch of a name is to be stopped when the wait for it is interrupted, or when the
+    next one can't be started.
 
     Raises AskingInterrupted where `interrupted` is set, AskedElsewhere where another run asks the same at
     the same time, ModelNotUsable, NoAnswer where one prompt after the other has none, BatchFailed,
@@ -247,11 +248,11 @@ class _Asking:
 
     def finish_batches(self, batches: BatchJobs) -> None:
         """Waits for what earlier calls left."""
-        left = [
+        left = (
             (i, batch)
             for i, ask in enumerate(self.asks)
             for batch in batches.unfinished(ask.answers)
-        ]
+        )
         for message in self._wait(batches, left):
             self.on_progress(f"a batch of an earlier run: {message}")
 
@@ -279,17 +280,21 @@ class _Asking:
                 break
             expected = more
             prompts[i].append(prompt)
-        started = []
-        for i, these in enumerate(prompts):
-            if len(these) >= LEAST_RECORDS:
-                started.append((i, batches.start(self.asks[i].answers, these)))
-                self.on_progress(f"batch {started[-1][1].arn}: {len(these):,} prompts")
-        failed = self._wait(batches, started)
+        large = {i: these for i, these in enumerate(prompts) if len(these) >= LEAST_RECORDS}
+        failed = self._wait(batches, self._started(batches, large))
         if failed:
             raise BatchFailed(
                 "; ".join(failed) + ". What was answered is kept; materialize again for the rest"
             )
-        return {i for i, _ in started}
+        return set(large)
+
+    def _started(
+        self, batches: BatchJobs, prompts: Mapping[int, Sequence[str]]
+    ) -> Iterator[tuple[int, Batch]]:
+        for i, these in prompts.items():
+            batch = batches.start(self.asks[i].answers, these)
+            yield i, batch
+            self.on_progress(f"batch {batch.arn}: {len(these):,} prompts")
 
     def _tokens_per_byte(self, i: int) -> float:
         """The most input tokens by byte that an answer so far has shown; 1 before there is any."""
@@ -302,19 +307,24 @@ class _Asking:
         ]
         return max(rates, default=1.0)
 
-    def _wait(self, batches: BatchJobs, started: Sequence[tuple[int, Batch]]) -> list[str]:
-        """Waits for batches and keeps what they brought; says which of them failed."""
+    def _wait(self, batches: BatchJobs, started: Iterable[tuple[int, Batch]]) -> list[str]:
+        """Waits for batches and keeps what they brought; says which of them failed.
+
+        `started` may start them one after the other: those before one that can't be started are told
+        to `on_batch`, and stopped where nobody wants them.
+        """
 
         def pause(seconds: float) -> None:
             self.interrupted.wait(seconds)
             self._check()
 
         failed: list[str] = []
-        waiting = list(started)
+        waiting: list[tuple[int, Batch]] = []
         try:
-            for _, batch in started:
-                self.on_batch(batch.name)
             for i, batch in started:
+                waiting.append((i, batch))
+                self.on_batch(batch.name)
+            for i, batch in tuple(waiting):
                 status = partial(self._on_status, batch)
                 harvest = batches.wait(batch, pause=pause, on_status=status)
                 waiting.remove((i, batch))

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from sf_sagemaker.aws import Aws, AwsUnavailable
+from sf_sagemaker.aws import Aws, AwsError, AwsUnavailable
 from sf_sagemaker.s3 import S3Storage
 from sf_sagemaker.serving.bedrock import Bedrock, Conversation, prompt_digest
 from sf_sagemaker.serving.bedrock_answers import Answers, answers_folder
@@ -238,6 +238,35 @@ def test_a_cancelled_run_stops_its_batches_and_the_next_goes_on(
     asked = ask_all(bedrock(batches), [ask(), ask(1)], PLENTY, batch_from=120)
     assert [len(one.replies) for one in asked.asks] == [len(PROMPTS)] * 2
     assert len({*started(service)}) == 4
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_a_batch_whose_successor_is_refused_is_held_and_stopped_if_nobody_wants_it(
+    service: SageMakerService, batches: BatchJobs, ask: Callable[..., Ask], is_cancelled: bool
+) -> None:
+    service.bedrock.hold.set()
+    service.faults.fail(
+        "CreateModelInvocationJob",
+        "ServiceQuotaExceededException",
+        "Too many jobs in progress.",
+        where=lambda request: service.calls.count("CreateModelInvocationJob") > 1,
+    )
+    held: list[str] = []
+    with pytest.raises(AwsError, match="Too many jobs in progress"):
+        ask_all(
+            bedrock(batches),
+            [ask(), ask(1)],
+            PLENTY,
+            batch_from=120,
+            on_batch=held.append,
+            should_stop=lambda name: is_cancelled,
+        )
+    job = service.bedrock.batches()[-1]
+    assert held == [job.name]
+    assert service.calls.count("StopModelInvocationJob") == is_cancelled
+    service.bedrock.hold.clear()
+    assert job.finished.wait(10)
+    assert job.status == ("Stopped" if is_cancelled else "Completed")
 
 
 def test_an_interruption_that_is_no_cancellation_stops_nothing(
