@@ -80,6 +80,7 @@ class Harvest:
 class BatchJobs:
     """Batches under the role `role_arn`; questions and answers lie in `storage`.
 
+    Without a role, none is started; those that are there are found, waited for and stopped all the same.
     `kms_key` encrypts what Bedrock writes. Jobs are asked for every `poll` seconds, and less often up
     to `longest_poll` while nothing changes.
     """
@@ -88,7 +89,7 @@ class BatchJobs:
         self,
         aws: Aws,
         storage: S3Storage,
-        role_arn: str,
+        role_arn: str | None,
         *,
         kms_key: str | None = None,
         poll: float = _POLL,
@@ -108,6 +109,10 @@ class BatchJobs:
 
         Raises BatchRefused, ModelNotUsable, and what AWS's clients raise.
         """
+        if self._role_arn is None:
+            raise BatchRefused(
+                "a batch needs a role that Bedrock can assume: set SF_SAGEMAKER_BEDROCK_ROLE_ARN"
+            )
         if not LEAST_RECORDS <= len(prompts) <= MOST_RECORDS:
             raise BatchRefused(
                 f"a batch has {LEAST_RECORDS} to {MOST_RECORDS:,} records, and this one would have "

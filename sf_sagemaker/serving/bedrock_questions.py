@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from threading import Event
 
+from sf_sagemaker.s3 import S3Storage
 from sf_sagemaker.serving.bedrock import Bedrock, Conversation, NoAnswer, Reply, prompt_digest
 from sf_sagemaker.serving.bedrock_answers import Answers, AskedElsewhere
 from sf_sagemaker.serving.bedrock_batch import (
@@ -95,10 +96,10 @@ def ask_all(
     The budget is for all answers that are kept, also those of earlier calls: the same call with a
     larger one goes on with the rest. With `batch_from`, and where batches are possible, so many
     prompts or more are asked as a batch, after their first ones, which show that the model answers,
-    how many tokens it takes and how fast it is. A batch that an earlier call left is waited for first.
-    `on_batch` is called with the name of a batch as soon as it is started or found, and `should_stop`
-    says whether the batch of a name is to be stopped when the wait for it is interrupted, or when the
-    next one can't be started.
+    how many tokens it takes and how fast it is. A batch that an earlier call left is waited for first,
+    also where none is possible any more. `on_batch` is called with the name of a batch as soon as it is
+    started or found, and `should_stop` says whether the batch of a name is to be stopped when the wait
+    for it is interrupted, or when the next one can't be started.
 
     Raises AskingInterrupted where `interrupted` is set, AskedElsewhere where another run asks the same at
     the same time, ModelNotUsable, NoAnswer where one prompt after the other has none, BatchFailed,
@@ -108,8 +109,7 @@ def ask_all(
         bedrock, asks, budget, parallel, interrupted or Event(), on_batch, should_stop, on_progress
     )
     left_alone: set[int] = set()
-    if bedrock.batches is not None:
-        asking.finish_batches(bedrock.batches)
+    asking.finish_batches()
     if bedrock.batches is not None and batch_from is not None:
         large = {i for i, _ in enumerate(asks) if len(asking.rest(i)) >= batch_from}
         first = [asking.first(i) if i in large else [] for i, _ in enumerate(asks)]
@@ -246,15 +246,23 @@ class _Asking:
 
     # Many at once
 
-    def finish_batches(self, batches: BatchJobs) -> None:
+    def finish_batches(self) -> None:
         """Waits for what earlier calls left."""
         left = (
-            (i, batch)
+            (batches, i, batch)
             for i, ask in enumerate(self.asks)
+            if (batches := self._batches_of(ask)) is not None
             for batch in batches.unfinished(ask.answers)
         )
-        for message in self._wait(batches, left):
+        for message in self._wait(left):
             self.on_progress(f"a batch of an earlier run: {message}")
+
+    def _batches_of(self, ask: Ask) -> BatchJobs | None:
+        """What finds an ask's batches: storage in S3 may have some that were started with a role."""
+        storage = ask.answers.storage
+        if self.bedrock.batches is None and isinstance(storage, S3Storage):
+            return BatchJobs(self.bedrock.aws, storage, None)
+        return self.bedrock.batches
 
     def ask_batches(self, batches: BatchJobs, chosen: Collection[int]) -> set[int]:
         """Asks as many of the prompts of some asks as the budget has room for, a batch for each.
@@ -281,7 +289,7 @@ class _Asking:
             expected = more
             prompts[i].append(prompt)
         large = {i: these for i, these in enumerate(prompts) if len(these) >= LEAST_RECORDS}
-        failed = self._wait(batches, self._started(batches, large))
+        failed = self._wait(self._started(batches, large))
         if failed:
             raise BatchFailed(
                 "; ".join(failed) + ". What was answered is kept; materialize again for the rest"
@@ -290,10 +298,10 @@ class _Asking:
 
     def _started(
         self, batches: BatchJobs, prompts: Mapping[int, Sequence[str]]
-    ) -> Iterator[tuple[int, Batch]]:
+    ) -> Iterator[tuple[BatchJobs, int, Batch]]:
         for i, these in prompts.items():
             batch = batches.start(self.asks[i].answers, these)
-            yield i, batch
+            yield batches, i, batch
             self.on_progress(f"batch {batch.arn}: {len(these):,} prompts")
 
     def _tokens_per_byte(self, i: int) -> float:
@@ -307,7 +315,7 @@ class _Asking:
         ]
         return max(rates, default=1.0)
 
-    def _wait(self, batches: BatchJobs, started: Iterable[tuple[int, Batch]]) -> list[str]:
+    def _wait(self, started: Iterable[tuple[BatchJobs, int, Batch]]) -> list[str]:
         """Waits for batches and keeps what they brought; says which of them failed.
 
         `started` may start them one after the other: those before one that can't be started are told
@@ -319,15 +327,15 @@ class _Asking:
             self._check()
 
         failed: list[str] = []
-        waiting: list[tuple[int, Batch]] = []
+        waiting: list[tuple[BatchJobs, int, Batch]] = []
         try:
-            for i, batch in started:
-                waiting.append((i, batch))
+            for batches, i, batch in started:
+                waiting.append((batches, i, batch))
                 self.on_batch(batch.name)
-            for i, batch in tuple(waiting):
+            for batches, i, batch in tuple(waiting):
                 status = partial(self._on_status, batch)
                 harvest = batches.wait(batch, pause=pause, on_status=status)
-                waiting.remove((i, batch))
+                waiting.remove((batches, i, batch))
                 batches.harvested(self.asks[i].answers, batch, harvest)
                 for reply in harvest.replies:
                     self.take(i, reply)
@@ -338,7 +346,7 @@ class _Asking:
                 if harvest.status in ("Failed", "Stopped") or not harvest.replies:
                     failed.append(f"{told}. {harvest.message}".rstrip(". "))
         finally:
-            for _, batch in waiting:
+            for batches, _, batch in waiting:
                 if self.should_stop(batch.name):
                     batches.stop(batch)
         return failed

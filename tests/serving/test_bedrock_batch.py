@@ -140,6 +140,28 @@ def test_a_killed_run_leaves_its_batch_to_the_next(
     assert len(service.bedrock.asked) == len(PROMPTS)
 
 
+def test_a_batch_is_taken_when_there_is_no_role_for_batches_any_more(
+    service: SageMakerService, batches: BatchJobs, ask: Callable[..., Ask]
+) -> None:
+    service.bedrock.hold.set()
+
+    def kill(line: str) -> None:
+        if line.endswith("InProgress"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        ask_all(bedrock(batches), [ask()], PLENTY, batch_from=120, on_progress=kill)
+    service.bedrock.hold.clear()
+    job = service.bedrock.batches()[-1]
+    assert job.finished.wait(10)
+    held: list[str] = []
+    asked = ask_all(Bedrock(Aws(attempts=2)), [ask()], PLENTY, batch_from=120, on_batch=held.append)
+    assert service.calls.count("Converse") == FIRST
+    assert len(asked.asks[0].replies) == len(PROMPTS)
+    assert held == [job.name]
+    assert service.calls.count("CreateModelInvocationJob") == 1
+
+
 @pytest.mark.parametrize("moment", ["before the job", "after the job"])
 def test_a_kill_around_the_creation_makes_no_second_job(
     service: SageMakerService, batches: BatchJobs, ask: Callable[..., Ask], moment: str
@@ -348,6 +370,8 @@ def test_a_failed_batch_is_told_and_followed_by_another(
 def test_a_role_that_cant_be_used(
     service: SageMakerService, batches: BatchJobs, ask: Callable[..., Ask]
 ) -> None:
+    with pytest.raises(BatchRefused, match="set SF_SAGEMAKER_BEDROCK_ROLE_ARN"):
+        batch_jobs(service, batches.storage, role_arn=None).start(ask().answers, PROMPTS)
     wrong = batch_jobs(service, batches.storage, role_arn=service.role_arn)
     with pytest.raises(BatchRefused, match=r"trust bedrock\.amazonaws\.com.*BEDROCK_ROLE_ARN"):
         wrong.start(ask().answers, PROMPTS)
