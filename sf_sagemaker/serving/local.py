@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -92,7 +93,6 @@ class LocalEndpointHost:
                 start_timeout=options.start_timeout.total_seconds(),
                 environment=self.environment,
             )
-            folder.clear_stop()
             folder.ask_for(number, record)
             _ensure_supervisor(folder)
             status = self._wait(folder, number)
@@ -142,7 +142,10 @@ class LocalEndpointHost:
         return sorted(status.parent.name for status in self.root.glob("*/status.json"))
 
     def stop(self, name: str) -> None:
-        """Ends the endpoint, and waits until it has. Raises EndpointNotFound, EndpointUnreachable."""
+        """Ends the endpoint, and waits until it has; it stays stopped until somebody deploys to it.
+
+        Raises EndpointNotFound, EndpointUnreachable.
+        """
         folder = self._existing(name)
         folder.request_stop()
         deadline = time.monotonic() + _END_SECONDS
@@ -161,12 +164,14 @@ class LocalEndpointHost:
         return folder
 
     def _status(self, folder: EndpointFolder) -> EndpointStatus:
-        """The status by the supervisor's account, unless nothing of the endpoint lives any more."""
+        """The status by the supervisor's account, unless there is no supervisor any more."""
         supervised = folder.supervised()
         status = folder.status()
-        if supervised or status.state in (EndpointState.FAILED, EndpointState.STOPPED):
+        if supervised or status.state is EndpointState.STOPPED:
             return status
-        return _lost(folder, status)
+        if folder.stop_requested():
+            return replace(status, state=EndpointState.STOPPED, server=None)
+        return status if status.state is EndpointState.FAILED else _lost(folder, status)
 
     def _is_stopped(self, folder: EndpointFolder) -> bool:
         try:
@@ -228,10 +233,12 @@ def _lost(folder: EndpointFolder, status: EndpointStatus) -> EndpointStatus:
     )
 
 
-def _is_ending(status: EndpointStatus) -> bool:
-    """Whether a supervisor with that status takes no deployment any more."""
+def _is_ending(folder: EndpointFolder) -> bool:
+    """Whether the endpoint's supervisor takes no deployment any more."""
+    status = folder.status()
     nothing_to_serve = status.state is EndpointState.FAILED and status.number is None
-    return status.state is EndpointState.STOPPED or nothing_to_serve
+    stopped = folder.stop_requested() or status.state is EndpointState.STOPPED
+    return stopped or nothing_to_serve
 
 
 def _what_answers(status: EndpointStatus) -> str:
@@ -244,7 +251,7 @@ def _ensure_supervisor(folder: EndpointFolder) -> None:
     """Starts a supervisor in a session of its own, unless one lives; returns once it does."""
     deadline = time.monotonic() + _END_SECONDS
     while (lock := folder.lock()) is None:
-        if folder.supervised() and not _is_ending(folder.status()):
+        if folder.supervised() and not _is_ending(folder):
             return
         # What was before is ending: the lock is free when the last of it is gone.
         if time.monotonic() > deadline:
@@ -254,6 +261,10 @@ def _ensure_supervisor(folder: EndpointFolder) -> None:
             )
         time.sleep(_POLL_SECONDS)
     try:
+        if folder.stop_requested():
+            # Noted where its supervisor didn't live to, so that the new one doesn't serve what was stopped.
+            folder.write_status(replace(folder.status(), state=EndpointState.STOPPED, server=None))
+            folder.clear_stop()
         ended = start_supervisor(_SUPERVISOR, folder.path, lock, folder.supervisor_log)
     finally:
         os.close(lock)

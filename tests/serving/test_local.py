@@ -24,6 +24,7 @@ from sf_sagemaker.serving.errors import (
     EndpointUnreachable,
     InvalidEndpoint,
 )
+from sf_sagemaker.serving.following import Standing, cause_of, decide
 from sf_sagemaker.serving.local import LocalEndpointHost
 from sf_sagemaker.serving.local_folder import EndpointFolder
 from waiting import wait_until
@@ -174,6 +175,36 @@ def test_a_supervisor_that_is_killed_is_reported_and_replaced(
     wait_until(lambda: host.describe("houses").state is EndpointState.FAILED)
     again = deploy(host, 1, "job-1")
     assert again.changed
+    assert again.description.address == address
+    assert ask(host).version == "1/job-1"
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_an_endpoint_that_is_stopped_when_it_is_down_stays_stopped(
+    host: LocalEndpointHost, artifacts: Artifacts, end: signal.Signals
+) -> None:
+    artifacts.add("job-1")
+    (artifacts.add("bad") / "model.ubj").write_bytes(b"")
+    address = deploy(host, 1, "job-1").description.address
+    supervisor = folder_of(host).status().supervisor
+    assert supervisor is not None
+    os.kill(supervisor, end)
+    wait_until(lambda: not folder_of(host).alive())
+    assert host.describe("houses").state is EndpointState.FAILED
+
+    host.stop("houses")
+    stopped = host.describe("houses")
+    assert stopped.state is EndpointState.STOPPED
+    standing = Standing("1/job-1", stopped)
+    assert not decide(standing, cause_of(standing), running=False, failed_runs=0).deploy
+
+    # A deployment that fails doesn't bring back what was stopped.
+    with pytest.raises(DeploymentFailed, match="Nothing answers"):
+        deploy(host, 2, "bad")
+    with pytest.raises(EndpointUnreachable):
+        ask(host)
+    again = deploy(host, 1, "job-1")
+    assert again.description.state is EndpointState.IN_SERVICE
     assert again.description.address == address
     assert ask(host).version == "1/job-1"
 
