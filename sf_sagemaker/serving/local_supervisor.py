@@ -6,7 +6,8 @@ connection on that socket; only then is the one before it told to end, which it 
 connections are answered. So the address never changes and no connection is refused: while a server is
 started anew, connections wait in the socket's queue.
 
-A server that dies or stops answering /ping is started anew. Servers end when this process does.
+A server that dies or stops answering /ping is started anew, also while a new deployment starts. Servers
+end when this process does.
 """
 
 import http.client
@@ -98,8 +99,9 @@ class _Server:
 
 
 class Supervisor:
-    """One endpoint. `current` answers, `starting` is to follow it, those in `ending` finish.
+    """One endpoint. `current` answers, one of those in `starting` is to follow it, those in `ending` finish.
 
+    `starting` has at most the newest deployment, and the one in service where its server was lost.
     `listener` is the socket of the deployment that answers, or did before its server was lost.
     """
 
@@ -110,7 +112,7 @@ class Supervisor:
         self._status = EndpointStatus(supervisor=os.getpid())
         self._listener: socket.socket | None = None
         self._current: _Server | None = None
-        self._starting: _Server | None = None
+        self._starting: list[_Server] = []
         self._ending: list[_Server] = []
         self._handled = 0
         self._deaths = 0  # in a row
@@ -138,7 +140,7 @@ class Supervisor:
             self._look_at_starting()
             self._look_at_current()
             self._look_at_ending()
-            if self._current is None and self._starting is None and self._status.number is None:
+            if self._current is None and not self._starting and self._status.number is None:
                 self._end(EndpointState.FAILED)
                 return
             time.sleep(_POLL_SECONDS)
@@ -163,18 +165,16 @@ class Supervisor:
         if newest <= self._handled:
             return
         self._handled = newest
-        if self._starting is not None:
-            self._starting.process.kill()
-            self._ending.append(self._starting)
-            self._starting = None
+        for server in [server for server in self._starting if not self._is_in_service(server)]:
+            self._abandon(server)
         record = self._folder.record(newest)
-        state = EndpointState.STARTING if self._status.number is None else EndpointState.UPDATING
-        self._write(state=state)
         try:
-            self._starting = self._start(newest, record, self._listen(record.port))
+            self._starting.append(self._start(newest, record, self._listen(record.port)))
         except OSError as error:
             where = f"{_HOST}:{record.port}" if record.port else _HOST
             self._give_up(newest, f"the server can't be started on {where}: {error}")
+        else:
+            self._write(state=self._state())
 
     def _listen(self, port: int) -> socket.socket:
         """The socket in use where its port is the one, or else a new one; 0 is any port."""
@@ -215,39 +215,49 @@ class Supervisor:
         return _Server(number, record, listener, process, ours)
 
     def _look_at_starting(self) -> None:
-        server = self._starting
-        if server is None:
-            return
-        if server.ready():
-            self._switch_to(server)
-        elif server.process.poll() is not None:
-            server.ready()  # reads its last words
-            self._starting = None
-            self._failed_to_start(server, server.why_failed(self._folder))
-            server.control.close()
-        elif time.monotonic() - server.started > server.record.start_timeout:
-            server.process.kill()
-            self._ending.append(server)
-            self._starting = None
-            seconds = server.record.start_timeout
-            self._failed_to_start(
-                server,
-                f"the model wasn't ready within {seconds:g} s; "
-                f"{self._folder.server_log(server.number)} may say why",
-            )
+        for server in [*self._starting]:
+            if server.ready():
+                self._switch_to(server)
+                return
+            if server.process.poll() is not None:
+                server.ready()  # reads its last words
+                self._starting.remove(server)
+                self._failed_to_start(server, server.why_failed(self._folder))
+                server.control.close()
+            elif time.monotonic() - server.started > server.record.start_timeout:
+                self._abandon(server)
+                seconds = server.record.start_timeout
+                self._failed_to_start(
+                    server,
+                    f"the model wasn't ready within {seconds:g} s; "
+                    f"{self._folder.server_log(server.number)} may say why",
+                )
+
+    def _abandon(self, server: _Server) -> None:
+        """Ends a server that is starting; it may have become ready just now, and be answering."""
+        self._starting.remove(server)
+        server.terminate()
+        self._ending.append(server)
+
+    def _is_in_service(self, server: _Server) -> bool:
+        """Whether it is a server of the deployment that answers, or did before its server was lost."""
+        return server.number == self._status.number
 
     def _switch_to(self, server: _Server) -> None:
-        before, self._current, self._starting = self._current, server, None
+        before, self._current = self._current, server
+        self._starting.remove(server)
         if before is not None:
             before.terminate()
             self._ending.append(before)
+        for older in [other for other in self._starting if other.number < server.number]:
+            self._abandon(older)
         if self._listener is not None and self._listener is not server.listener:
             self._listener.close()
         self._listener = server.listener
         self._missed, self._next_ping = 0, time.monotonic() + HEALTH_SECONDS
-        restarted = server.number == self._status.number
+        restarted = self._is_in_service(server)
         self._write(
-            state=EndpointState.IN_SERVICE if restarted else EndpointState.UPDATING,
+            state=EndpointState.UPDATING,  # until it is alone
             number=server.number,
             version=server.record.version,
             since=self._status.since if restarted else now(),
@@ -260,15 +270,22 @@ class Supervisor:
         )
 
     def _failed_to_start(self, server: _Server, reason: str) -> None:
-        if server.number == self._status.number:
+        if self._is_in_service(server):
             self._pause(server)
             self._write(state=EndpointState.FAILED, lost=f"it can't be started anew: {reason}")
         else:
             self._give_up(server.number, reason)
 
     def _give_up(self, number: int, reason: str) -> None:
-        state = EndpointState.FAILED if self._current is None else EndpointState.IN_SERVICE
-        self._write(state=state, failed=number, failure=reason)
+        self._write(state=self._state(), failed=number, failure=reason)
+
+    def _state(self) -> EndpointState:
+        """How the endpoint is, now that a deployment starts or was given up."""
+        if self._status.number is None:
+            return EndpointState.STARTING if self._starting else EndpointState.FAILED
+        if self._current is None:  # its server is being started anew, or can't be
+            return self._status.state
+        return EndpointState.UPDATING if self._starting else EndpointState.IN_SERVICE
 
     def _look_at_current(self) -> None:
         server = self._current
@@ -286,19 +303,23 @@ class Supervisor:
         server.control.close()
         self._current = None
         self._pause(server)
-        state = EndpointState.UPDATING if self._starting is not None else EndpointState.RESTARTING
-        self._write(state=state, restarts=self._status.restarts + 1, lost=reason, server=None)
+        self._write(
+            state=EndpointState.RESTARTING,
+            restarts=self._status.restarts + 1,
+            lost=reason,
+            server=None,
+        )
 
     def _start_anew(self) -> None:
-        """The deployment that answered before its server was lost, unless another is on its way."""
+        """The deployment that answered before its server was lost, unless it is on its way."""
         number = self._status.number
         listener = self._listener
-        if number is None or listener is None or self._starting is not None:
+        if number is None or listener is None or any(map(self._is_in_service, self._starting)):
             return
         if time.monotonic() < self._not_before:
             return
         try:
-            self._starting = self._start(number, self._folder.record(number), listener)
+            self._starting.append(self._start(number, self._folder.record(number), listener))
         except OSError as error:
             self._not_before = time.monotonic() + _LONGEST_PAUSE
             self._write(state=EndpointState.FAILED, lost=f"it can't be started anew: {error}")
@@ -323,7 +344,7 @@ class Supervisor:
 
     def _look_at_ending(self) -> None:
         self._ending = [server for server in self._ending if not server.gone()]
-        alone = self._current is not None and self._starting is None and not self._ending
+        alone = self._current is not None and not self._starting and not self._ending
         if alone and self._status.state is EndpointState.UPDATING:
             self._settle()
 
@@ -336,7 +357,7 @@ class Supervisor:
         """Ends every server, and says so first, unless the endpoint's folder is gone."""
         if state is not None:
             self._write(state=state, server=None)
-        for server in filter(None, (self._current, self._starting)):
+        for server in (*filter(None, [self._current]), *self._starting):
             server.terminate()
             self._ending.append(server)
         while self._ending:

@@ -5,7 +5,10 @@ import os
 import shutil
 import signal
 import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +55,24 @@ def ask(host: LocalEndpointHost) -> Reply:
 
 def folder_of(host: LocalEndpointHost) -> EndpointFolder:
     return EndpointFolder(host.root / "houses")
+
+
+def with_python(
+    host: LocalEndpointHost, artifacts: Artifacts, folder: Path, code: str
+) -> LocalEndpointHost:
+    """The same host, whose servers run `code` before their program."""
+    folder.mkdir()
+    (folder / "first.py").write_text(
+        "import runpy, sys, time\nfrom pathlib import Path\n"
+        "sys.argv = sys.argv[1:]\nsys.path[0] = '.'\n"
+        f"{code}\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {folder}/first.py "$@"\n')
+    python.chmod(0o755)
+    return LocalEndpointHost(
+        host.root, artifacts.fetch, python=str(python), environment=host.environment
+    )
 
 
 def kill(process: int | None) -> None:
@@ -139,6 +160,66 @@ def test_a_server_that_is_killed_is_started_anew(
     description = host.describe("houses")
     assert description.restarts == 1
     assert folder_of(host).status().server not in (None, before)
+
+
+def test_a_server_that_is_killed_while_a_new_model_loads_is_started_anew(
+    host: LocalEndpointHost, artifacts: Artifacts, tmp_path: Path
+) -> None:
+    artifacts.add("job-1")
+    artifacts.add("job-2")
+    deploy(host, 1, "job-1")
+    loaded = tmp_path / "loaded"
+    slow = with_python(
+        host,
+        artifacts,
+        tmp_path / "slow",
+        f"while not Path({str(loaded)!r}).exists(): time.sleep(0.05)",
+    )
+    with ThreadPoolExecutor(1) as others:
+        deployment = others.submit(deploy, slow, 2, "job-2")
+        try:
+            wait_until(lambda: host.describe("houses").state is EndpointState.UPDATING)
+            kill(folder_of(host).status().server)
+            assert ask(host).version == "1/job-1"
+            wait_until(lambda: host.describe("houses").state is EndpointState.UPDATING)
+            assert host.describe("houses").restarts == 1
+        finally:
+            loaded.touch()
+        assert deployment.result().changed
+    description = host.describe("houses")
+    assert (description.version, description.restarts) == ("2/job-2", 0)
+    assert ask(host).version == "2/job-2"
+
+
+def test_a_new_model_that_is_ready_first_makes_the_restart_needless(
+    host: LocalEndpointHost, artifacts: Artifacts, tmp_path: Path
+) -> None:
+    artifacts.add("job-1")
+    artifacts.add("job-2")
+    slow, loaded = tmp_path / "slow", tmp_path / "loaded"
+    first = with_python(
+        host, artifacts, tmp_path / "first", f"while Path({str(slow)!r}).exists(): time.sleep(0.05)"
+    )
+    second = with_python(
+        host,
+        artifacts,
+        tmp_path / "second",
+        f"while not Path({str(loaded)!r}).exists(): time.sleep(0.05)",
+    )
+    deploy(first, 1, "job-1")
+    slow.touch()
+    with ThreadPoolExecutor(1) as others:
+        deployment = others.submit(deploy, second, 2, "job-2")
+        try:
+            wait_until(lambda: host.describe("houses").state is EndpointState.UPDATING)
+            kill(folder_of(host).status().server)
+            # Nobody answers, and that is what it says.
+            wait_until(lambda: host.describe("houses").state is EndpointState.RESTARTING)
+        finally:
+            loaded.touch()
+        assert deployment.result().changed
+    assert ask(host).version == "2/job-2"
+    assert folder_of(host).numbers() == [2]
 
 
 def test_a_server_that_hangs_is_killed_and_started_anew(
