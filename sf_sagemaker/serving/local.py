@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from sf_sagemaker.containers.serving import serving_files
+from sf_sagemaker.containers.serving import ANSWER_SECONDS, serving_files
 from sf_sagemaker.containers.serving.application import VERSION_HEADER
 from sf_sagemaker.processes import start_supervisor
 from sf_sagemaker.serving.endpoint import (
@@ -35,13 +35,13 @@ from sf_sagemaker.serving.errors import (
     EndpointUnreachable,
 )
 from sf_sagemaker.serving.local_folder import DeploymentRecord, EndpointFolder, EndpointStatus
+from sf_sagemaker.serving.local_supervisor import END_SECONDS
 from sf_sagemaker.training.job import Program
 
 _SUPERVISOR = "sf_sagemaker.serving.local_supervisor"
 _HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05
-_INVOKE_SECONDS = 60.0  # SageMaker's own limit for an answer
-_END_SECONDS = 40.0  # servers have 30 to end
+_END_SECONDS = END_SECONDS + 10  # of an endpoint, whose servers have END_SECONDS
 
 
 class LocalEndpointHost:
@@ -124,7 +124,7 @@ class LocalEndpointHost:
         port = self._status(self._existing(name)).port
         if port is None:
             raise EndpointUnreachable(f"endpoint {name} has never answered: deploy a model to it")
-        connection = http.client.HTTPConnection(_HOST, port, timeout=_INVOKE_SECONDS)
+        connection = http.client.HTTPConnection(_HOST, port, timeout=ANSWER_SECONDS)
         try:
             headers = {"Content-Type": content_type, "Connection": "close"}
             connection.request("POST", "/invocations", body, headers)

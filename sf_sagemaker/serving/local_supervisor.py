@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sf_sagemaker.containers.serving import FAILED, READY
+from sf_sagemaker.containers.serving import ANSWER_SECONDS, FAILED, READY
 from sf_sagemaker.processes import leave_caller
 from sf_sagemaker.serving.endpoint import EndpointState
 from sf_sagemaker.serving.local_folder import (
@@ -34,6 +34,7 @@ from sf_sagemaker.serving.local_folder import (
 )
 
 HEALTH_SECONDS = 2.0  # between two pings
+END_SECONDS = ANSWER_SECONDS + 10  # from SIGTERM to SIGKILL: servers need some to close
 
 _HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05
@@ -42,7 +43,6 @@ _FIRST_PORT = 8090  # of those that an endpoint gets that names none
 _PORTS = 1000
 _PING_TIMEOUT = 2.0
 _MISSED_PINGS = 3  # in a row, after which a server that lives counts as hung
-_END_SECONDS = 30.0  # from SIGTERM to SIGKILL, as SageMaker has it
 _LONGEST_PAUSE = 10.0  # between two starts of a server that dies again and again
 _SETTLED_SECONDS = 10.0  # a server that lived so long didn't die of its start
 
@@ -93,7 +93,7 @@ class _Server:
         if self.process.poll() is not None:
             self.control.close()
             return True
-        if self.ended_at is not None and time.monotonic() - self.ended_at > _END_SECONDS:
+        if self.ended_at is not None and time.monotonic() - self.ended_at > END_SECONDS:
             self.process.kill()
         return False
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -220,6 +221,46 @@ def test_a_new_model_that_is_ready_first_makes_the_restart_needless(
         assert deployment.result().changed
     assert ask(host).version == "2/job-2"
     assert folder_of(host).numbers() == [2]
+
+
+def test_an_answer_that_takes_most_of_a_minute_outlives_its_model(
+    host: LocalEndpointHost, artifacts: Artifacts, tmp_path: Path
+) -> None:
+    artifacts.add("job-1")
+    artifacts.add("job-2")
+    held, asked = tmp_path / "held", tmp_path / "asked"
+    slow = with_python(
+        host,
+        artifacts,
+        tmp_path / "slow",
+        f"""
+from sf_sagemaker.containers.serving.xgboost_handler import XGBoostHandler
+
+def late(self, *arguments, answer=XGBoostHandler.answer):
+    while Path({str(held)!r}).exists():
+        Path({str(asked)!r}).touch()
+        time.sleep(0.05)
+    return answer(self, *arguments)
+
+XGBoostHandler.answer, XGBoostHandler.inline_bytes = late, 0
+""",
+    )
+    deploy(slow, 1, "job-1")
+    held.touch()
+    with ThreadPoolExecutor(2) as others:
+        try:
+            reply = others.submit(ask, host)
+            wait_until(asked.exists)
+            deployment = others.submit(deploy, host, 2, "job-2")
+            wait_until(lambda: host.describe("houses").version == "2/job-2")
+            # Longer than SageMaker leaves a container.
+            answered = time.monotonic() + 31
+            wait_until(lambda: time.monotonic() > answered, seconds=40)
+            assert not deployment.done()
+        finally:
+            held.unlink()
+        assert (reply.result().status, reply.result().version) == (200, "1/job-1")
+        assert deployment.result().description.state is EndpointState.IN_SERVICE
 
 
 def test_a_server_that_hangs_is_killed_and_started_anew(

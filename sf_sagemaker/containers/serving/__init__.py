@@ -1,7 +1,8 @@
 """What answers requests in a serving container: a model behind GET /ping and POST /invocations.
 
 SageMaker's inference contract: the model lies in /opt/ml/model, the server listens on port 8080,
-and ends within 30 seconds of SIGTERM. Needs the libraries of the model, and uvicorn.
+and ends within 30 seconds of SIGTERM; under a supervisor, requests have ANSWER_SECONDS to be answered
+first. Needs the libraries of the model, and uvicorn.
 """
 
 from pathlib import Path
@@ -13,6 +14,8 @@ ProgramKind = Literal["xgboost", "llm"]
 
 ENTRY_POINT = "serve.py"
 INFERENCE_SCRIPT = "inference.py"
+
+ANSWER_SECONDS = 60.0  # within which a request is to be answered, on SageMaker and here
 
 # What a server says to its supervisor: that it accepts connections, or why it never will.
 READY = "ready"
