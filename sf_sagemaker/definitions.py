@@ -26,7 +26,7 @@ def defs() -> dg.Definitions:
     integration to document its components, which would make each run worker wait for Snowflake's.
     """
     from sf_sagemaker import deployment
-    from sf_sagemaker.components.model_component import check_partitions
+    from sf_sagemaker.components.model_component import check_sources
     from sf_sagemaker.components.orphaned_jobs import orphaned_jobs_sensor
 
     here = Path(__file__).parent
@@ -41,7 +41,7 @@ def defs() -> dg.Definitions:
             sensors=[orphaned_jobs_sensor()] if platform.bills else [],
         ),
     )
-    check_partitions(definitions)
+    check_sources(definitions)
     # The end of a process walks everything, too, but for what is frozen. DuckDB must not be: it isn't
     # imported yet, and would take what outlives it for leaks and print that.
     gc.freeze()

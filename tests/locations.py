@@ -94,16 +94,21 @@ class Project:
         file.write_text(textwrap.dedent(text).lstrip())
         return file
 
+    def add_warehouse(self) -> None:
+        """The raw tables and dbt models of the repository's own defs/."""
+        defs = REPOSITORY / "sf_sagemaker" / "defs"
+        self.add("warehouse", (defs / "warehouse" / "defs.yaml").read_text())
+
     def definitions(self) -> dg.Definitions:
         """What the files describe, bound to the local deployment's resources."""
         from sf_sagemaker import deployment
-        from sf_sagemaker.components.model_component import check_partitions
+        from sf_sagemaker.components.model_component import check_sources
 
         definitions = dg.Definitions.merge(
             self.stack.enter_context(self.sandbox.build_all_defs()),
             dg.Definitions(resources=deployment.resources(), executor=dg.in_process_executor),
         )
-        check_partitions(definitions)
+        check_sources(definitions)
         return definitions
 
     def mistake(self) -> str:

@@ -59,11 +59,14 @@ class Partitions(Attributes):
         default="UTC", description="Time zone of the event times and of the period bounds."
     )
 
-    @field_validator("start", "end")
+    @field_validator("start", "end", mode="before")
     @classmethod
-    def _is_date(cls, value: str | None) -> str | None:
+    def _is_date(cls, value: object) -> object:
+        # Without its hyphens, a date in quotes has become a number before it gets here.
         if value is not None:
-            date.fromisoformat(value)
+            if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", str(value)):
+                raise ValueError("write a date as YYYY-MM-DD, in quotes")
+            date.fromisoformat(str(value))
         return value
 
     _timezone = timezone_validator()

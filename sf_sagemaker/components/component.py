@@ -9,7 +9,12 @@ from dagster.components.resolved.errors import ResolutionException
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from sf_sagemaker.components.errors import InvalidAttribute, invalid_attribute, suggest
+from sf_sagemaker.components.errors import (
+    InvalidAttribute,
+    invalid_attribute,
+    suggest,
+    written_twice,
+)
 
 
 class Attributes(dg.Model, dg.Resolvable):
@@ -42,18 +47,17 @@ class Component(dg.Component, Attributes):
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
         """The component of a defs.yaml. Raises InvalidAttribute."""
         unknown = [] if attributes is None else list(_unknown(attributes, ()))
-        if unknown:
-            mistakes = [
-                str(
-                    invalid_attribute(
-                        context,
-                        ".".join((*path, name)),
-                        f"there is no such attribute; {suggest(name, allowed)}",
-                    )
-                )
-                for path, name, allowed in unknown
-            ]
-            raise InvalidAttribute("\n".join(mistakes))
+        mistakes = [
+            invalid_attribute(
+                context,
+                ".".join((*path, name)),
+                f"there is no such attribute; {suggest(name, allowed)}",
+            )
+            for path, name, allowed in unknown
+        ]
+        mistakes += written_twice(context)
+        if mistakes:
+            raise InvalidAttribute("\n".join(map(str, mistakes)))
         try:
             return super().load(attributes, context)
         except (ValidationError, ResolutionException) as error:

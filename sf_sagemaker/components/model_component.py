@@ -42,7 +42,7 @@ from sf_sagemaker.components.predictions import predictions
 from sf_sagemaker.components.replay import replay_sensor
 from sf_sagemaker.components.retraining import retraining_definitions, retraining_policy
 from sf_sagemaker.components.trained_model import ModelKind, trained_model
-from sf_sagemaker.components.training_dataset import DATASET_ASSET, training_dataset
+from sf_sagemaker.components.training_dataset import DATASET_ASSET, DBT_MODEL, training_dataset
 from sf_sagemaker.components.update import update_definitions, update_job
 from sf_sagemaker.errors import SfSagemakerError
 from sf_sagemaker.periods import InvalidPeriod
@@ -201,8 +201,10 @@ class ModelComponent(Component):
     def resolve_source(self, context: dg.ComponentLoadContext) -> tuple[Relation, dg.AssetKey]:
         """The source as the warehouse and as Dagster know it.
 
-        Raises InvalidAttribute for a dbt model that isn't there, or that doesn't have a column.
+        Raises InvalidAttribute for a dbt model that isn't there or doesn't document a column, and for
+        columns with roles that exclude each other.
         """
+        self._check_roles(context)
         if isinstance(self.source, Table):
             return self.source.relation, self.source.asset_key
         node, key = find_model(context, "source", self.source)
@@ -221,7 +223,10 @@ class ModelComponent(Component):
         cadence = self.partitions.cadence()
         attributes = self.asset_attributes()
         dataset, window_unchanged = training_dataset(
-            spec=spec, source_key=source_key, attributes=attributes
+            spec=spec,
+            source_key=source_key,
+            dbt_model=self.source if isinstance(self.source, str) else None,
+            attributes=attributes,
         )
         model = trained_model(
             kind,
@@ -416,9 +421,30 @@ class ModelComponent(Component):
                     raise invalid_attribute(
                         context,
                         attribute,
-                        f"the dbt model {self.source!r} has no column {name!r}. "
-                        f"{suggest(name, columns)}",
+                        f"the dbt model {self.source!r} documents no column {name!r}: correct the "
+                        f"name, or describe the column in the dbt project. {suggest(name, columns)}",
                     )
+
+    def _check_roles(self, context: dg.ComponentLoadContext) -> None:
+        """What of the roles doesn't depend on which columns there are; an export checks the rest."""
+        named = {
+            attribute: {name.lower() for name in names}
+            for attribute, names in self.columns_named().items()
+        }
+        target, features = (named.get(attribute, set()) for attribute in ("target", "features"))
+        for attribute in ("row_key", "split_key", "event_time", "available_at", "features"):
+            for name in sorted(target & named.get(attribute, set())):
+                raise invalid_attribute(
+                    context, attribute, f"{name!r} is the target, which can have no other role"
+                )
+        for name in sorted(features & named.get("exclude", set())):
+            raise invalid_attribute(context, "exclude", f"{name!r} is a feature: choose one")
+        if self.available_at is not None and self.label_delay:
+            raise invalid_attribute(
+                context,
+                "label_delay",
+                f"available_at: {self.available_at} says when labels are known: leave one of them out",
+            )
 
 
 @contextmanager
@@ -434,8 +460,13 @@ class PartitionsDiffer(SfSagemakerError):
     """A model whose periods are not those of its source."""
 
 
-def check_partitions(definitions: dg.Definitions) -> None:
-    """Raises PartitionsDiffer for a dataset that isn't partitioned as its source is.
+class SourceNotBuilt(SfSagemakerError):
+    """A model whose source is a dbt model that nothing in the code location builds."""
+
+
+def check_sources(definitions: dg.Definitions) -> None:
+    """Raises SourceNotBuilt for a dataset of a dbt model that isn't there as an asset, and
+    PartitionsDiffer for one that isn't partitioned as its source is.
 
     A dataset's partition depends on the same partition of its source, which must exist. Only the
     finished definitions know both: they may come from two files.
@@ -446,6 +477,14 @@ def check_partitions(definitions: dg.Definitions) -> None:
             continue
         for dep in spec.deps:
             source = specs.get(dep.asset_key)
+            dbt_model = spec.metadata.get(DBT_MODEL)
+            if dbt_model is not None and (source is None or "dbt" not in source.kinds):
+                raise SourceNotBuilt(
+                    f"the source of {spec.key.path[0]}, the dbt model {dbt_model!r}, is built by nothing "
+                    "here, and so it would never be updated: add a component of the type "
+                    "sf_sagemaker.components.DbtModels that selects it. If it is built elsewhere, "
+                    "write `source: {table: schema.table}`"
+                )
             if source is None or source.partitions_def in (None, spec.partitions_def):
                 continue
             raise PartitionsDiffer(

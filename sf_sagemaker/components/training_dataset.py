@@ -20,6 +20,7 @@ from sf_sagemaker.warehouse.export import (
 from sf_sagemaker.warehouse.warehouse import Warehouse
 
 DATASET_ASSET = "sampled_training_dataset"  # the last part of the asset's key
+DBT_MODEL = "dbt_model"  # in its metadata: the source, where dbt builds it
 
 _SAMPLE_ROWS = 8
 
@@ -37,9 +38,13 @@ def training_dataset(
     *,
     spec: DatasetSpec,
     source_key: dg.AssetKey,
+    dbt_model: str | None,
     attributes: AssetAttributes,
 ) -> tuple[dg.AssetsDefinition, dg.AssetChecksDefinition]:
-    """The dataset asset of a model, and its check `window_unchanged`."""
+    """The dataset asset of a model, and its check `window_unchanged`.
+
+    `dbt_model` names the source where dbt builds it.
+    """
     key = dg.AssetKey([spec.model, DATASET_ASSET])
 
     @dg.asset(
@@ -55,6 +60,7 @@ def training_dataset(
         backfill_policy=dg.BackfillPolicy.single_run(),
         freshness_policy=attributes.freshness_policy,
         code_version=spec.digest,
+        metadata={} if dbt_model is None else {DBT_MODEL: dbt_model},
         group_name=attributes.group,
         owners=attributes.owners,
         tags=attributes.tags,

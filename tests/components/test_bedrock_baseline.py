@@ -114,7 +114,6 @@ def site(
     reports = pq.read_table(REPOSITORY / "data" / "faa_bird_strike_reports.parquet")
     remarks = [remark.lower() for remark in reports["remarks"].to_pylist()[:500]]
     base = make_tiny_language_model(tmp_path_factory.mktemp("base") / "tiny", remarks)
-    warehouse = (REPOSITORY / "sf_sagemaker" / "defs" / "warehouse" / "defs.yaml").read_text()
     with (
         temporary_project() as project,
         own_deployment(home) as instance,
@@ -122,7 +121,7 @@ def site(
     ):
         for name, value in shared_service.environment.items():
             patch.setenv(name, value)
-        project.add("warehouse", warehouse)
+        project.add_warehouse()
         made = Site(project, base, instance, home)
         for keys in ([RAW], EXAMPLES):
             landed = made.location.materialize(keys, partitions=MONTHS)

@@ -37,6 +37,7 @@ DATASET = dg.AssetKey(["incident_triage", "sampled_training_dataset"])
 
 
 def test_there_is_none_unless_it_is_asked_for(project: Project) -> None:
+    project.add_warehouse()
     for text in (TRIAGE, TRIAGE + BEDROCK.replace("shots: 8", "enabled: false")):
         project.add("incident_triage", text)
         assert BASELINE not in project.definitions().resolve_asset_graph().get_all_asset_keys()
@@ -56,6 +57,7 @@ def test_there_is_none_unless_it_is_asked_for(project: Project) -> None:
     ids=["everything", "the least", "a profile's ARN", "no temperature and no batches"],
 )
 def test_a_right_one_makes_the_comparison(project: Project, text: str) -> None:
+    project.add_warehouse()
     project.add("incident_triage", TRIAGE + text)
     definitions = project.definitions()
     graph = definitions.resolve_asset_graph()
@@ -97,7 +99,7 @@ def test_a_right_one_makes_the_comparison(project: Project, text: str) -> None:
          ["bedrock.never_send", "'prompt' is what is sent"]),
         ("[phase_of_flight]", "[report_id, Completion]", "never_send", ["'Completion' is what is sent"]),
         ("[phase_of_flight]", "[phase_of_fligth]", "never_send",
-         ["bedrock.never_send", "has no column 'phase_of_fligth'", "did you mean 'phase_of_flight'"]),
+         ["bedrock.never_send", "documents no column 'phase_of_fligth'", "did you mean 'phase_of_flight'"]),
     ],
 )  # fmt: skip
 def test_a_mistake_is_located_and_explained(

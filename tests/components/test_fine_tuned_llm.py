@@ -52,9 +52,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Location]:
     reports = pq.read_table(REPOSITORY / "data" / "faa_bird_strike_reports.parquet")
     remarks = [remark.lower() for remark in reports["remarks"].to_pylist()[:500]]
     base = make_tiny_language_model(tmp_path_factory.mktemp("base") / "tiny", remarks)
-    warehouse = (REPOSITORY / "sf_sagemaker" / "defs" / "warehouse" / "defs.yaml").read_text()
     with temporary_project() as project, own_deployment(home) as instance:
-        project.add("warehouse", warehouse)
+        project.add_warehouse()
         project.add("incident_triage", TRIAGE.format(base=base))
         location = Location(project.definitions(), instance, home)
         landed = location.materialize([RAW], partitions=MONTHS)

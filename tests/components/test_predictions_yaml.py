@@ -8,6 +8,7 @@ SCORED = MODEL + "  predictions: {batch_rows: 5000, transform: {min_rows: 100000
 
 
 def test_large_periods_and_evaluations_from_predictions(project):
+    project.add_warehouse()
     project.add("house_prices", SCORED.replace("metric:", "from_predictions: true, metric:"))
     keys = {key.to_user_string() for key in project.definitions().resolve_all_asset_keys()}
     assert {"house_prices/predictions", "house_prices/evaluation"} <= keys

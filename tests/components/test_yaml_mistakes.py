@@ -2,7 +2,7 @@
 
 import pytest
 
-from sf_sagemaker.components.model_component import PartitionsDiffer
+from sf_sagemaker.components.model_component import PartitionsDiffer, SourceNotBuilt
 
 MODEL = """
 type: sf_sagemaker.components.XGBoostModel
@@ -23,6 +23,7 @@ attributes:
 
 
 def test_the_example_loads(project):
+    project.add_warehouse()
     project.add("house_prices", MODEL)
     keys = {key.to_user_string() for key in project.definitions().resolve_all_asset_keys()}
     assert {"house_prices/sampled_training_dataset", "house_prices/trained_xgboost_model"} <= keys
@@ -39,7 +40,20 @@ def test_the_example_loads(project):
         ("fraction: 1.0", "fraction: half", 11, ["fraction", "number"]),
         ("window: 17 weeks", "window: some weeks", 11, ["window", "17 weeks"]),
         ("every: week", "every: fortnight", 10, ["every", "week", "month"]),
-        ('start: "2014-04-28"', 'start: "28.4.2014"', 10, ["start"]),
+        ('start: "2014-04-28"', 'start: "28.4.2014"', 10, ["partitions.start", "YYYY-MM-DD"]),
+        ('start: "2014-04-28"', 'start: "20140428"', 10, ["partitions.start", "YYYY-MM-DD"]),
+        ('start: "2014-04-28"', 'start: "2014-W18-1"', 10, ["partitions.start", "YYYY-MM-DD"]),
+        ("target: price", "target: price\n  target: zip_code", 9,
+         ["attributes.target: written in line 8 already"]),
+        ("num_round: 20", "num_round: 20, num_round: 30", 12,
+         ["attributes.hyperparameters.num_round: written in line 12"]),
+        ("target: price", "target: Sale_Date", 5, ["attributes.row_key", "is the target"]),
+        ("target: price", "target: price\n  features: [sqft_living, PRICE]", 9,
+         ["attributes.features", "is the target"]),
+        ("target: price", "target: price\n  features: [bedrooms]\n  exclude: [bedrooms]", 10,
+         ["attributes.exclude", "is a feature"]),
+        ("target: price", "target: price\n  label_delay: 30\n  available_at: sale_date", 9,
+         ["attributes.label_delay", "available_at: sale_date"]),
         ("num_round: 20", "num_rounds: 20", 12,
          ["attributes.hyperparameters.num_rounds", "did you mean 'num_round'"]),
         ("fraction: 1.0", "fracton: 1.0", 11, ["attributes.sample.fracton", "did you mean 'fraction'"]),
@@ -52,7 +66,7 @@ def test_the_example_loads(project):
         ("source: house_price_features", "source: house_price_feature", 4,
          ["attributes.source", "house_price_feature'", "did you mean 'house_price_features'"]),
         ("target: price", "target: prize", 8,
-         ["attributes.target", "no column 'prize'", "did you mean 'price'"]),
+         ["attributes.target", "documents no column 'prize'", "did you mean 'price'"]),
         ("event_time: sale_date", "event_time: sold_on", 7, ["attributes.event_time", "sold_on"]),
         ("row_key: [parcel_id, sale_date]", "row_key: [parcel]", 5, ["attributes.row_key", "parcel_id"]),
         ("baseline_by: zip_code", "baseline_by: zipcode", 13, ["evaluation.baseline_by", "zip_code"]),
@@ -151,3 +165,11 @@ def test_periods_other_than_the_sources(project):
     )
     with pytest.raises(PartitionsDiffer, match=r"house_price_features.*`partitions`"):
         project.definitions()
+
+
+def test_a_dbt_model_that_nothing_builds(project):
+    project.add("house_prices", MODEL)
+    with pytest.raises(SourceNotBuilt, match=r"'house_price_features'.*DbtModels that selects it"):
+        project.definitions()
+    project.add("house_prices", MODEL.replace("house_price_features", "{table: features.prices}"))
+    project.definitions()
