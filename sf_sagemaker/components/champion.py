@@ -25,6 +25,7 @@ from sf_sagemaker.lifecycle.champions import (
     ModelMissing,
     UnknownVersion,
     champion_model,
+    champion_of_version,
     roll_back,
 )
 from sf_sagemaker.lifecycle.decay import DecayLimits
@@ -184,6 +185,8 @@ def _rolled_back(
     before = standing(storage, model, predictors, rules.limits)
     if before.as_of is None:
         raise UnknownVersion(f"{model} has no champion to go back to: no model of it is registered")
+    # A model that can't be loaded can't answer: better to keep the champion that there is.
+    predictors.load(champion_of_version(before.log, model, version).training_job)
     roll_back(
         storage,
         model,

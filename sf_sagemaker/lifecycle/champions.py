@@ -99,6 +99,15 @@ def champion_of(log: Sequence[Champion], partition: str) -> Champion | None:
     return max(started, key=lambda champion: champion.version, default=None)
 
 
+def champion_of_version(log: Sequence[Champion], model: str, version: int) -> Champion:
+    """The entry of a version in the log of a model. Raises UnknownVersion."""
+    if not 1 <= version <= len(log):
+        raise UnknownVersion(
+            f"{model} has no champion of version {version}: its log has {len(log)} of them"
+        )
+    return log[version - 1]
+
+
 def champion_model(
     storage: Storage, champion: Champion, models: Collection[RegisteredModel] | None = None
 ) -> RegisteredModel:
@@ -176,11 +185,7 @@ def roll_back(
     Raises UnknownVersion, ModelMissing, and EntryTaken where another process has promoted meanwhile.
     """
     log = read_champions(storage, model)
-    if not 1 <= version <= len(log):
-        raise UnknownVersion(
-            f"{model} has no champion of version {version}: its log has {len(log)} of them"
-        )
-    earlier = log[version - 1]
+    earlier = champion_of_version(log, model, version)
     if earlier.training_job == log[-1].training_job:
         raise UnknownVersion(
             f"version {version} of {model} is training job {earlier.training_job}, which is the "

@@ -443,6 +443,21 @@ def test_a_champion_whose_artifact_is_gone_says_what_can_be_done(site: Site) -> 
     assert [entry["training_job"] for entry in site.log()] == [job, challenger]
 
 
+def test_a_rollback_to_a_model_whose_artifact_is_gone_changes_nothing(site: Site) -> None:
+    succeeded(site.evaluate("breaking", 10, 11, 12))
+    succeeded(site.train("breaking", 12))
+    log = site.log()
+    assert [entry["kind"] for entry in log] == ["first", "promotion"]
+    [artifact] = (site.home / "storage" / "training-jobs" / log[0]["training_job"]).rglob(
+        "model.tar.gz"
+    )
+    artifact.unlink()
+    refused = site.champion(version=1)
+    assert not refused.success
+    assert f"{log[0]['training_job']}/output/model.tar.gz is gone" in failure_of(refused)
+    assert site.log() == log
+
+
 def test_without_any_model_all_three_say_so(
     project: Project, located: Callable[[], Location]
 ) -> None:
