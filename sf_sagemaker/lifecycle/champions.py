@@ -182,11 +182,17 @@ def roll_back(
 ) -> Champion:
     """Makes the model of an earlier version the champion again, as a new version.
 
+    Where the newest entry is that rollback already, it is returned and nothing is appended: a run that
+    failed after it can be repeated.
+
     Raises UnknownVersion, ModelMissing, and EntryTaken where another process has promoted meanwhile.
     """
     log = read_champions(storage, model)
     earlier = champion_of_version(log, model, version)
-    if earlier.training_job == log[-1].training_job:
+    newest = log[-1]
+    if newest.kind == "rollback" and newest.figures.get("version") == version:
+        return newest
+    if earlier.training_job == newest.training_job:
         raise UnknownVersion(
             f"version {version} of {model} is training job {earlier.training_job}, which is the "
             "champion already: name the version of another model"

@@ -458,6 +458,18 @@ def test_a_rollback_to_a_model_whose_artifact_is_gone_changes_nothing(site: Site
     assert site.log() == log
 
 
+def test_a_rollback_whose_run_failed_afterwards_can_be_repeated(site: Site) -> None:
+    succeeded(site.evaluate("breaking", 10, 11, 12))
+    succeeded(site.train("breaking", 12))
+    site.sql("alter table analytics.breaking rename to elsewhere")
+    assert not site.champion(version=1).success
+    assert [entry["kind"] for entry in site.log()] == ["first", "promotion", "rollback"]
+    site.sql("alter table analytics.elsewhere rename to breaking")
+    metadata = metadata_of(succeeded(site.champion(version=1)), "breaking/champion")
+    assert (metadata["version"], metadata["partition"]) == (3, WEEKS[2])
+    assert [entry["kind"] for entry in site.log()] == ["first", "promotion", "rollback"]
+
+
 def test_without_any_model_all_three_say_so(
     project: Project, located: Callable[[], Location]
 ) -> None:

@@ -294,6 +294,21 @@ def test_a_rollback_needs_a_version_of_another_model_that_is_there(storage: Loca
     assert len(read_champions(storage, "prices")) == 2
 
 
+def test_a_rollback_that_is_asked_for_again_adds_no_second_entry(storage: LocalStorage) -> None:
+    for week in (1, 4):
+        register_model(storage, registered(week))
+    promote(storage, champion(1, 1))
+    promote(storage, champion(2, 4))
+    rolled = back(storage, 1, week=6)
+    assert back(storage, 1, week=7) == rolled
+    assert read_champions(storage, "prices")[2:] == [rolled]
+    with pytest.raises(UnknownVersion, match="the champion already"):
+        back(storage, 3, week=7)
+    again = back(storage, 2, week=7)
+    assert (again.version, again.training_job) == (4, "job-4")
+    assert back(storage, 1, week=8).version == 5, "which is another rollback than the first"
+
+
 def test_the_candidate_is_the_newest_whose_window_was_full() -> None:
     assert candidate([], []) is None
     assert candidate([], [registered(1, warm_up=True)]) is None
