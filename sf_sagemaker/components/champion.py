@@ -40,7 +40,7 @@ from sf_sagemaker.lifecycle.promotion import (
 from sf_sagemaker.periods import Cadence
 from sf_sagemaker.storage import KeyMissing, Storage
 from sf_sagemaker.warehouse.dataset import DatasetSpec
-from sf_sagemaker.warehouse.errors import CorruptDataset
+from sf_sagemaker.warehouse.errors import CorruptDataset, UnsupportedType
 from sf_sagemaker.warehouse.export import read_rows, read_split
 from sf_sagemaker.warehouse.manifests import read_manifest
 from sf_sagemaker.warehouse.warehouse import Warehouse
@@ -217,14 +217,18 @@ def _drift(
         return InputDrift("no verdict", str(error), rules.max_effect, 0, 0, (), ())
     end = cadence.period(newest).end
     recent = [*cadence.between(cadence.start, end)][-rules.limits.rolling :]
-    rows: pa.Table = read_rows(
-        warehouse,
-        spec,
-        recent[0].start,
-        end,
-        timezone=cadence.timezone,
-        labelled=False,
-    )
+    try:
+        rows: pa.Table = read_rows(
+            warehouse,
+            spec,
+            recent[0].start,
+            end,
+            timezone=cadence.timezone,
+            labelled=False,
+        )
+    except UnsupportedType as error:
+        reason = f"the recent rows can't be read: {error}"
+        return InputDrift("drifted", reason, rules.max_effect, 0, 0, (), ())
     # A feature that the configuration has dropped since is not read any more.
     features = {name: kind for name, kind in registered.features if name in rows.column_names}
     ignored = [name.lower() for name in rules.ignored if name.lower() in features]

@@ -10,7 +10,7 @@ The libraries for this were no help: Evidently, for one, judges by p-values up t
 them by distances with a fixed limit, which leaves nothing for chance.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -40,6 +40,9 @@ class FeatureDrift:
     `missing_now` and `unseen` are shares of rows, the last of recent ones whose category the
     training rows don't have. `before` and `now` say what is typical: a median, or the category that
     has gained or lost most with its share.
+
+    Where the recent values have a type that the feature's kind doesn't take, all rows have moved:
+    `effect` is 1, and `before` and `now` are the types.
     """
 
     feature: str
@@ -56,7 +59,10 @@ class FeatureDrift:
 
 @dataclass(frozen=True)
 class InputDrift:
-    """All features, the one that has moved most first. No features where there is no verdict."""
+    """All features, the one that has moved most first.
+
+    No features where there is no verdict, or where the recent rows can't be read.
+    """
 
     state: Literal["steady", "drifted", "no verdict"]
     reason: str
@@ -85,14 +91,13 @@ def measure_drift(
     """Compares recent rows with training rows, by features given as (name, kind).
 
     A feature has drifted when its effect reaches `limit` and is greater than chance explains: in 99
-    of 100 permutations no feature at all goes so far. Free text is compared by its length.
+    of 100 permutations no feature at all goes so far. Free text is compared by its length. A feature
+    whose recent type can't be read as its kind has drifted whatever its values are.
     `ignored` features move by design, as a month or a price level does. Fewer than `min_rows` on
     either side give no verdict. Large tables are sampled.
 
     Raises UnknownFeature.
     """
-    import numpy as np
-
     kinds = dict(features)
     _check_names(kinds, ignored, training.column_names, recent.column_names)
     rows = training.num_rows, recent.num_rows
@@ -105,14 +110,61 @@ def measure_drift(
         )
         return InputDrift("no verdict", reason, limit, *rows, (), tuple(ignored))
 
+    types = {name: (training.field(name).type, recent.field(name).type) for name in watched}
+    changed = [name for name in watched if not _is_readable(types[name][1], kinds[name])]
+    compared = {name: kinds[name] for name in watched if name not in changed}
+    measured = _measured(training, recent, compared, limit, seed)
+    moved = ["{} (its type changed from {} to {})".format(name, *types[name]) for name in changed]
+    moved += [
+        f"{feature.feature} ({feature.effect:.2f})" for feature in measured if feature.drifted
+    ]
+    measured = [
+        *(_of_another_type(training, recent, name, kinds[name]) for name in changed),
+        *measured,
+    ]
+    reason = (
+        f"{len(moved)} of {len(measured)} features have moved by {limit:g} or more: "
+        + ", ".join(moved)
+        if moved
+        else f"no feature of {len(measured)} has moved by {limit:g} or more"
+    )
+    state = "drifted" if moved else "steady"
+    return InputDrift(state, reason, limit, *rows, tuple(measured), tuple(ignored))
+
+
+def _of_another_type(
+    training: "pa.Table", recent: "pa.Table", name: str, kind: str
+) -> FeatureDrift:
+    return FeatureDrift(
+        feature=name,
+        kind=kind,
+        effect=1.0,
+        noise=0.0,
+        missing_before=_share_missing(training, name),
+        missing_now=_share_missing(recent, name),
+        unseen=0.0,
+        before=f"type {training.field(name).type}",
+        now=f"type {recent.field(name).type}",
+        drifted=True,
+    )
+
+
+def _measured(
+    training: "pa.Table", recent: "pa.Table", kinds: Mapping[str, str], limit: float, seed: int
+) -> list[FeatureDrift]:
+    """The features by name and kind, the one that has moved most first."""
+    import numpy as np
+
+    if not kinds:
+        return []
     random = np.random.default_rng(seed)
     training, recent = (_sampled(table, random) for table in (training, recent))
     recents = _memberships(training.num_rows, recent.num_rows, random)
     columns = [
-        (_categories if kinds[name] == "categorical" else _numbers)(
-            _comparable(training, name, kinds[name]), _comparable(recent, name, kinds[name])
+        (_categories if kind == "categorical" else _numbers)(
+            _comparable(training, name, kind), _comparable(recent, name, kind)
         )
-        for name in watched
+        for name, kind in kinds.items()
     ]
     distances = np.stack([column.distances(recents) for column in columns])
     noise = _noise(distances[:, 1:])
@@ -130,18 +182,9 @@ def measure_drift(
             now=column.now,
             drifted=bool(effect >= limit and effect > chance),
         )
-        for name, column, effect, chance in zip(watched, columns, effects, noise, strict=True)
+        for name, column, effect, chance in zip(kinds, columns, effects, noise, strict=True)
     ]
-    measured.sort(key=lambda feature: -feature.effect)
-    moved = [f"{feature.feature} ({feature.effect:.2f})" for feature in measured if feature.drifted]
-    reason = (
-        f"{len(moved)} of {len(measured)} features have moved by {limit:g} or more: "
-        + ", ".join(moved)
-        if moved
-        else f"no feature of {len(measured)} has moved by {limit:g} or more"
-    )
-    state = "drifted" if moved else "steady"
-    return InputDrift(state, reason, limit, *rows, tuple(measured), tuple(ignored))
+    return sorted(measured, key=lambda feature: -feature.effect)
 
 
 @dataclass(frozen=True)
@@ -230,6 +273,24 @@ def _comparable(table: "pa.Table", name: str, kind: str) -> "pa.ChunkedArray":
     if kind == "categorical":
         return table[name].cast(pa.string())
     return pc.call_function("utf8_length", [table[name]]) if kind == "text" else table[name]
+
+
+def _is_readable(found: "pa.DataType", kind: str) -> bool:
+    """Whether values of a type can be those of a feature of that kind, to a model as well."""
+    import pyarrow as pa
+
+    types = pa.types
+    if kind == "categorical":
+        return not types.is_nested(found)
+    if kind == "text":
+        return types.is_string(found) or types.is_large_string(found)
+    return (
+        types.is_integer(found)
+        or types.is_floating(found)
+        or types.is_boolean(found)
+        or types.is_decimal(found)
+        or types.is_null(found)
+    )
 
 
 def _share_missing(table: "pa.Table", name: str) -> float:

@@ -470,6 +470,36 @@ def test_a_rollback_whose_run_failed_afterwards_can_be_repeated(site: Site) -> N
     assert [entry["kind"] for entry in site.log()] == ["first", "promotion", "rollback"]
 
 
+def test_a_feature_of_another_type_has_drifted_and_decay_has_its_verdict(site: Site) -> None:
+    site.sql(
+        "create or replace table analytics.breaking as "
+        "select * replace ('r' || cast(rooms as integer) as rooms) from analytics.breaking"
+    )
+    champion = succeeded(site.champion())
+    drift = checks_of(champion)["input_drift"]
+    assert not drift.passed
+    assert drift.severity is dg.AssetCheckSeverity.WARN
+    said = figures(drift)
+    assert "rooms (its type changed from float to string)" in said["reason"]
+    rooms = said["features"].records[0].data
+    assert (rooms["feature"], rooms["before"], rooms["now"]) == (
+        "rooms",
+        "type float",
+        "type string",
+    )
+    assert figures(checks_of(champion)["decay"])["state"] == "healthy"
+
+    site.sql(
+        "create or replace table analytics.breaking as "
+        "select * replace (sold_on as rooms) from analytics.breaking"
+    )
+    champion = succeeded(site.champion())
+    drift = checks_of(champion)["input_drift"]
+    assert not drift.passed
+    assert "rooms (DATE) is a feature: features are numbers" in figures(drift)["reason"]
+    assert figures(checks_of(champion)["decay"])["state"] == "healthy"
+
+
 def test_without_any_model_all_three_say_so(
     project: Project, located: Callable[[], Location]
 ) -> None:

@@ -174,6 +174,54 @@ def test_a_feature_of_one_value_is_steady():
     assert [of.effect for of in measured.features] == [0, 0, 0]
 
 
+NUMBERS = pa.array(np.arange(200.0))
+WORDS = pa.array(["low", "high"] * 100)
+DATES = pa.array([1] * 200, pa.date32())
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "now", "types"),
+    [
+        ("numeric", NUMBERS, WORDS, "double to string"),
+        ("numeric", NUMBERS, pa.array(["1.5"] * 200), "double to string"),
+        ("numeric", NUMBERS, DATES, "double to date32[day]"),
+        ("text", WORDS, NUMBERS, "string to double"),
+        ("categorical", WORDS, pa.array([[1]] * 200), "string to list<item: int64>"),
+    ],
+)
+def test_a_feature_of_another_type_has_drifted_and_the_types_are_told(kind, before, now, types):
+    steady = pa.array(np.tile(np.arange(20.0), 10))
+    training, recent = (pa.table({"steady": steady, "changed": of}) for of in (before, now))
+    measured = measure_drift(training, recent, [("steady", "numeric"), ("changed", kind)])
+    assert measured.drifted == ("changed",)
+    assert measured.reason == (
+        f"1 of 2 features have moved by 0.1 or more: changed (its type changed from {types})"
+    )
+    first = measured.features[0]
+    assert (first.feature, first.effect, first.noise) == ("changed", 1, 0)
+    assert [first.before, first.now] == [f"type {of}" for of in types.split(" to ")]
+    alone = measure_drift(training, recent, [("changed", kind)])
+    assert alone.drifted == ("changed",)
+    ignored = measure_drift(
+        training, recent, [("steady", "numeric"), ("changed", kind)], ignored=["changed"]
+    )
+    assert ignored.state == "steady"
+
+
+def test_other_types_of_the_same_kind_are_compared():
+    numbers = pa.array(np.tile([0, 1], 100))
+    booleans, texts = numbers.cast(pa.bool_()), numbers.cast(pa.string())
+    for kind, before, now in (
+        ("numeric", numbers, booleans),
+        ("numeric", numbers, numbers.cast(pa.decimal128(30, 2))),
+        ("numeric", booleans, numbers),
+        ("categorical", texts, numbers),
+        ("text", texts, texts.cast(pa.large_string())),
+    ):
+        measured = measure_drift(pa.table({"x": before}), pa.table({"x": now}), [("x", kind)])
+        assert measured.state == "steady", (kind, before.type, now.type)
+
+
 @settings(deadline=None, max_examples=15)
 @given(
     seed=st.integers(0, 1000),
