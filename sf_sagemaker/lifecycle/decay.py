@@ -115,6 +115,10 @@ class DecayMonitor:
         paired = _paired(partition, champion, outcomes)
         self._window.append(paired)
         rows = sum(len(one.champion) for one in self._window)
+        stands = ""
+        if self._fired:
+            causes = " and ".join(sorted(self._fired))
+            stands = f"decayed by its {causes} before, and no verdict since to release it: "
         if rows < self._limits.min_rows:
             reason = (
                 f"{rows} rows in {len(self._window)} periods since the promotion, and at least "
@@ -125,13 +129,13 @@ class DecayMonitor:
                     f"; the evaluation of {partition} has no scores of {champion.training_job}: it "
                     "was registered later, is older than max_age, or could not be scored"
                 )
-            return self._point(champion, partition, rows, "no verdict", reason)
+            return self._point(champion, partition, rows, "no verdict", stands + reason)
         if len(_class_counts(self._window)) > 1:
             reason = (
                 "the classes that the reference knows changed within the window, so that its rows can't "
                 "be pooled"
             )
-            return self._point(champion, partition, rows, "no verdict", reason)
+            return self._point(champion, partition, rows, "no verdict", stands + reason)
         drawn = self._drawn(self._window)
         bias, excess = self._signals(champion, drawn)
         self._fired = frozenset(

@@ -217,6 +217,10 @@ def test_no_verdict_between_two_does_not_forget_the_decay() -> None:
     assert points[3].state == "decayed"
     assert points[7].state == "no verdict"
     assert points[7].causes == ("bias",), "it stands until a later verdict"
+    assert points[7].reason == (
+        "decayed by its bias before, and no verdict since to release it: 40 rows in 4 periods since the "
+        "promotion, and at least 500 are needed"
+    )
     assert points[-1].state == "decayed"
 
 
