@@ -13,11 +13,13 @@ from sf_sagemaker.components.attributes import AssetAttributes
 from sf_sagemaker.components.champion_report import (
     COMPARISON_CHECK,
     DRIFT_CHECK,
+    EVALUATED_CHECK,
     champion_metadata,
     comparison_result,
     decay_result,
     decision_text,
     drift_result,
+    evaluated_result,
 )
 from sf_sagemaker.components.model_state import DECAY_CHECK
 from sf_sagemaker.components.trained_model import ModelKind
@@ -79,9 +81,13 @@ def champion(
     model_key: dg.AssetKey,
     evaluation_key: dg.AssetKey,
     rules: ChampionRules,
+    max_age: int,
     attributes: AssetAttributes,
 ) -> dg.AssetsDefinition:
-    """The champion asset, with its checks `decay`, `input_drift` and `comparison`."""
+    """The champion asset, with its checks `decay`, `evaluated`, `input_drift` and `comparison`.
+
+    `max_age` is the evaluation's, in periods.
+    """
     key = dg.AssetKey([spec.model, "champion"])
     cadence = attributes.cadence
 
@@ -106,6 +112,12 @@ def champion(
                 f"{rules.limits.max_bias:g}, and its error has not risen by more than "
                 f"{rules.limits.max_relative_excess_error:.0%} against a reference that is refitted "
                 "for each period.",
+            ),
+            dg.AssetCheckSpec(
+                EVALUATED_CHECK,
+                asset=key,
+                description="The newest evaluation has scores of the champion: without them its decay "
+                f"can't be seen. Models are evaluated while they are up to {max_age} periods old.",
             ),
             dg.AssetCheckSpec(
                 DRIFT_CHECK,
@@ -165,6 +177,7 @@ def champion(
             ),
             check_results=[
                 decay_result(result, rules.limits, metric, plot),
+                evaluated_result(result, cadence, max_age),
                 drift_result(drift),
                 comparison_result(result.considered),
             ],

@@ -18,6 +18,7 @@ from sf_sagemaker.storage import Storage
 
 DRIFT_CHECK = "input_drift"
 COMPARISON_CHECK = "comparison"
+EVALUATED_CHECK = "evaluated"
 
 
 def decision_text(considered: Consideration) -> str:
@@ -162,6 +163,48 @@ def decay_result(
         description=reason,
         metadata=metadata,
     )
+
+
+def evaluated_result(result: Standing, cadence: Cadence, max_age: int) -> dg.AssetCheckResult:
+    """A warning where the newest evaluation since the champion is in force has no scores of it.
+
+    There is no new verdict on its decay then, however wrong it is. `max_age` is the evaluation's, in periods.
+    """
+    passed, reason = _evaluated(result, cadence, max_age)
+    return dg.AssetCheckResult(
+        check_name=EVALUATED_CHECK,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=reason,
+        metadata={"reason": reason, "max_age": max_age},
+    )
+
+
+def _evaluated(result: Standing, cadence: Cadence, max_age: int) -> tuple[bool, str]:
+    now = result.champion
+    if now is None:
+        return True, "there is no champion yet"
+    since = [one for one in result.evaluations if one.rows and one.partition >= now.in_force_from]
+    if not since:
+        return True, "the champion has not been in force in any evaluated period yet"
+    newest = since[-1]
+    if any(scores.predictor == now.training_job for scores in newest.scores):
+        return True, f"the evaluation of {newest.partition} has scores of {now.training_job}"
+    missing = (
+        f"the evaluation of {newest.partition} has no scores of {now.training_job}, so that its decay "
+        "can't be seen"
+    )
+    for left_out in newest.left_out:
+        if left_out.predictor == now.training_job:
+            return False, f"{missing}: it was left out. {left_out.reason}"
+    trained, evaluated = cadence.period(now.partition), cadence.period(newest.partition)
+    age = sum(1 for _ in cadence.between(trained.end, evaluated.end))
+    if age > max_age:
+        return False, (
+            f"{missing}: it was {age} periods old, and evaluation.max_age is {max_age} periods. Train "
+            "another model, or raise evaluation.max_age and evaluate the period again"
+        )
+    return False, f"{missing}: it was registered later. Evaluate the period again"
 
 
 def comparison_result(considered: Consideration | None) -> dg.AssetCheckResult:

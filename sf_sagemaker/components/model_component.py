@@ -266,6 +266,7 @@ class ModelComponent(Component):
             model_key=model.key,
             evaluation_key=evaluated.key,
             rules=rules,
+            max_age=max_age,
             attributes=attributes,
         )
         curve = decay_curve(

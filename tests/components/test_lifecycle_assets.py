@@ -304,6 +304,7 @@ def test_a_champion_of_which_nothing_is_known_yet_has_no_verdict(made: Made) -> 
     drift = checks_of(made.trained)["input_drift"]
     assert drift.passed
     assert figures(drift)["state"] == "steady"
+    assert "not been in force" in figures(checks_of(made.trained)["evaluated"])["reason"]
 
 
 def test_a_healthy_champion_shows_its_figures_and_limits(made: Made) -> None:
@@ -435,6 +436,10 @@ def test_a_champion_whose_artifact_is_gone_says_what_can_be_done(site: Site) -> 
     assert not comparison.passed
     assert comparison.severity is dg.AssetCheckSeverity.WARN
     assert figures(comparison)["reason"] == metadata["decision_reason"]
+    evaluated = checks_of(result)["evaluated"]
+    assert not evaluated.passed
+    assert "it was left out. " in figures(evaluated)["reason"]
+    assert "model.tar.gz is gone" in figures(evaluated)["reason"]
     # What the champion did before it was lost still has its verdict.
     decay = figures(checks_of(result)["decay"])
     assert (decay["period"], decay["state"]) == (WEEKS[BREAK], "no verdict")
@@ -498,6 +503,37 @@ def test_a_feature_of_another_type_has_drifted_and_decay_has_its_verdict(site: S
     assert not drift.passed
     assert "rooms (DATE) is a feature: features are numbers" in figures(drift)["reason"]
     assert figures(checks_of(champion)["decay"])["state"] == "healthy"
+
+
+def test_a_champion_that_has_decayed_stays_so_when_rows_become_few(site: Site) -> None:
+    site.sql(f"delete from analytics.breaking where sold_on >= '{WEEKS[11]}' and sale_id % 10 > 0")
+    succeeded(site.evaluate("breaking", *range(BREAK, 13)))
+    champion = succeeded(site.champion())
+    decay = checks_of(champion)["decay"]
+    assert not decay.passed
+    assert figures(decay)["state"] == "no verdict"
+    reason = figures(decay)["reason"]
+    assert decay.description == reason
+    assert reason.startswith("decayed by its bias")
+    assert "before, and no verdict since to release it: 40 rows in 2 periods" in reason
+    assert checks_of(champion)["evaluated"].passed, "it is just as old as max_age"
+
+
+def test_a_champion_that_is_too_old_to_be_evaluated_is_a_warning(site: Site) -> None:
+    succeeded(site.evaluate("breaking", 13, 14, 15))
+    champion = succeeded(site.champion())
+    job = site.log()[0]["training_job"]
+    decay = checks_of(champion)["decay"]
+    assert decay.passed, "nothing is known of it"
+    assert figures(decay)["state"] == "no verdict"
+    evaluated = checks_of(champion)["evaluated"]
+    assert not evaluated.passed
+    assert evaluated.severity is dg.AssetCheckSeverity.WARN
+    assert evaluated.description == (
+        f"the evaluation of {WEEKS[15]} has no scores of {job}, so that its decay can't be seen: it was "
+        "13 periods old, and evaluation.max_age is 10 periods. Train another model, or raise "
+        "evaluation.max_age and evaluate the period again"
+    )
 
 
 def test_without_any_model_all_three_say_so(

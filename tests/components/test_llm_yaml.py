@@ -68,6 +68,7 @@ def test_a_right_one_makes_dataset_model_checks_and_job(project: Project, text: 
         "beats_baseline",
         "window_unchanged",
         "decay",
+        "evaluated",
         "input_drift",
         "comparison",
         "freshness_window",
