@@ -83,7 +83,10 @@ class AwsChecks:
         endpoints: Sequence[Endpoints] = (),
         *,
         autopilot: bool = False,
+        default_subnets: bool = False,
+        claude: bool = False,
     ) -> None:
+        """`autopilot`, `default_subnets` and `claude` say that a model of the code location uses them."""
         self._settings = settings
         self._aws = aws
         self._storage = storage
@@ -93,6 +96,8 @@ class AwsChecks:
         self._transforms = transforms
         self._endpoints = endpoints
         self._autopilot = autopilot
+        self._default_subnets = default_subnets
+        self._claude = claude
         self._caller = ""
 
     def checks(self) -> Iterator[Check]:
@@ -106,6 +111,8 @@ class AwsChecks:
         yield Check("rights of the execution role", self._role_rights, needs=known)
         if self._settings.bedrock_role_arn is not None:
             yield Check("batches of Bedrock", self._bedrock_rights, needs=known)
+        elif self._claude:
+            yield Check("Claude on Bedrock", self._claude_rights, needs=known)
         yield Check("images", self._images, needs=known)
         yield Check("base models", self._base_models, needs=known)
         yield Check("quotas", self._quotas, needs=known)
@@ -187,6 +194,7 @@ class AwsChecks:
         names += ["caller-serving-policy"] if self._endpoints else []
         names += ["caller-autopilot-policy"] if self._autopilot else []
         names += ["caller-llm-policy"] if "jumpstart" in self._kinds_of_bases else []
+        names += ["caller-default-subnets-policy"] if self._default_subnets else []
         names += ["caller-kms-policy"] if self._settings.kms_key else []
         return self._rights(_principal(self._caller), names)
 
@@ -211,11 +219,17 @@ class AwsChecks:
         names += ["execution-role-kms-policy"] if self._settings.kms_key else []
         return f"{asked}\n{self._rights(self._settings.bedrock_role_arn or '', names)}"
 
-    def _rights(self, principal: str, policies: Sequence[str]) -> str:
-        """Asks IAM for each action of the policies that the project comes with."""
+    def _claude_rights(self) -> str:
+        """What asking Claude takes where there are no batches."""
+        return self._rights(_principal(self._caller), ["caller-bedrock-policy"], only="AskClaude")
+
+    def _rights(self, principal: str, policies: Sequence[str], *, only: str | None = None) -> str:
+        """Asks IAM for each action of the policies that the project comes with, or of one statement."""
         missing: list[str] = []
         asked = 0
         for statement in self._statements(policies):
+            if only not in (None, statement["Sid"]):
+                continue
             # One resource at a time: of several at once, the answer is about all of them together.
             for resource in self._resources(statement):
                 for answer in self._simulate(principal, statement, resource):
@@ -337,19 +351,21 @@ class AwsChecks:
             found = quotas.get(name, 0)
             if found < one.count:
                 short.append(f"{name}: {found:g}, and a period of {one.model} needs {one.count}")
+        hosting: dict[str, list[Endpoints]] = {}
         for one in self._endpoints:
-            if one.instance_type is None:
-                continue
-            name = f"{one.instance_type} for endpoint usage"
-            found = quotas.get(name, 0)
-            if found < one.count:
-                short.append(
-                    f"{name}: {found:g}, and the endpoint of {one.model} needs {one.count}"
-                )
-            elif found < 2 * one.count:
+            if one.instance_type is not None:
+                hosting.setdefault(one.instance_type, []).append(one)
+        for instance_type, its in hosting.items():
+            # All of them answer at the same time, and an update has its endpoint's twice for a while.
+            name = f"{instance_type} for endpoint usage"
+            found, needed = quotas.get(name, 0), sum(one.count for one in its)
+            most, models = max(one.count for one in its), ", ".join(one.model for one in its)
+            if found < needed:
+                short.append(f"{name}: {found:g}, and the endpoints of {models} need {needed}")
+            elif found < needed + most:
                 tight.append(
-                    f"{name}: {found:g}, and an update of the endpoint of {one.model} has "
-                    f"{2 * one.count} for a while: ask for more"
+                    f"{name}: {found:g}, and an update of one of the endpoints of {models} has "
+                    f"{needed + most} for a while: ask for more"
                 )
         if short:
             raise CheckFailed(

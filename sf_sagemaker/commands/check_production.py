@@ -38,6 +38,8 @@ def main() -> int:
         list(_transforms()),
         list(_endpoints()),
         autopilot=any(_autopilot(model) for model in _models()),
+        default_subnets=any(model.compute.default_subnets for model in _models()),
+        claude=any(_asks_claude(model) for model in _models()),
     )
     snowflake = SnowflakeChecks(
         parts.snowflake, parts.settings, parts.credentials, parts.warehouse, parts.storage
@@ -92,6 +94,11 @@ def _endpoints() -> Iterator[Endpoints]:
 
 def _autopilot(model: ModelComponent) -> Autopilot | None:
     return model.autopilot if isinstance(model, FineTunedLLM) else None
+
+
+def _asks_claude(model: ModelComponent) -> bool:
+    bedrock = model.bedrock if isinstance(model, FineTunedLLM) else None
+    return bedrock is not None and bedrock.enabled
 
 
 def _models() -> Iterable[ModelComponent]:

@@ -452,9 +452,9 @@ def test_what_endpoints_need(setup: Setup, capsys: pytest.CaptureFixture[str]) -
     parts = deployment.aws_parts()
     answering = Endpoints("house_prices", "ml.m5.large", 2)
 
-    def check(one: Endpoints) -> tuple[bool, dict[str, str]]:
+    def check(*endpoints: Endpoints) -> tuple[bool, dict[str, str]]:
         checks = AwsChecks(
-            parts.settings, parts.aws, parts.storage, parts.platform, [], endpoints=[one]
+            parts.settings, parts.aws, parts.storage, parts.platform, [], endpoints=endpoints
         )
         return run_checks(checks.checks()), steps(capsys)
 
@@ -463,11 +463,18 @@ def test_what_endpoints_need(setup: Setup, capsys: pytest.CaptureFixture[str]) -
     setup.aws.quotas.set("ml.m5.large", 3, ENDPOINT)
     fine, said = check(answering)
     assert fine
-    assert "an update of the endpoint of house_prices has 4 for a while" in said["quotas"]
+    assert "an update of one of the endpoints of house_prices has 4 for a while" in (said["quotas"])
+    two = [answering, Endpoints("flats", "ml.m5.large", 1)]
+    fine, said = check(*two)
+    assert fine
+    assert "endpoints of house_prices, flats has 5 for a while" in said["quotas"]
+    fine, said = check(*two, Endpoints("boats", "ml.m5.large", 1))
+    assert not fine
+    assert "3, and the endpoints of house_prices, flats, boats need 4" in said["quotas"]
     setup.aws.quotas.set("ml.m5.large", 1, ENDPOINT)
     fine, said = check(answering)
     assert not fine
-    assert "endpoint usage: 1, and the endpoint of house_prices needs 2" in said["quotas"]
+    assert "endpoint usage: 1, and the endpoints of house_prices need 2" in said["quotas"]
     assert check(Endpoints("house_prices", None, 1))[0]
     values = placeholders(parts.settings)
     setup.principals[CALLER] = [rendered("caller-policy", values)]
@@ -476,6 +483,31 @@ def test_what_endpoints_need(setup: Setup, capsys: pytest.CaptureFixture[str]) -
     assert not fine
     assert "sagemaker:UpdateEndpoint on arn:aws:sagemaker:" in said["rights of the caller"]
     assert "cloudwatch:DescribeAlarms" in said["rights of the execution role"]
+
+
+def test_what_default_subnets_and_claude_need(
+    setup: Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = deployment.aws_parts()
+    made = (parts.settings, parts.aws, parts.storage, parts.platform, [])
+    values = placeholders(parts.settings)
+
+    def check() -> tuple[bool, dict[str, str]]:
+        checks = AwsChecks(*made, default_subnets=True, claude=True)
+        return run_checks(checks.checks()), steps(capsys)
+
+    fine, said = check()
+    assert not fine
+    assert "ec2:DescribeSubnets on *" in said["rights of the caller"]
+    assert "bedrock:InvokeModel on arn:aws:bedrock:" in said["Claude on Bedrock"]
+    (ask, *_) = rendered("caller-bedrock-policy", values)["Statement"]
+    setup.principals[CALLER] += [
+        rendered("caller-default-subnets-policy", values),
+        {"Version": "2012-10-17", "Statement": [ask]},
+    ]
+    fine, said = check()
+    assert fine, said
+    assert "ListModelInvocationJobs" not in said["Claude on Bedrock"]
 
 
 def test_what_batches_of_bedrock_need(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
