@@ -81,12 +81,13 @@ def decay_curve(
             min_period_rows=math.ceil(limits.min_rows / limits.rolling / 4),
         )
         window = freshness_window(curve, cadence, label_delay=spec.label_delay)
+        late = f". How late {spec.available_at} comes is not counted" if spec.available_at else ""
         metadata: dict[str, Any] = {
             "metric": curve.metric,
             "tolerance": curve.tolerance,
             "evaluated_periods": len(matrix.periods),
             "models": len(matrix.by_training()[0]),
-            "recommendation": window.reason if window else "too little is evaluated",
+            "recommendation": (window.reason if window else "too little is evaluated") + late,
             "periods_without_a_fresh_model": ", ".join(curve.periods_without_fresh) or "none",
         }
         if window is not None:

@@ -6,7 +6,7 @@ since their last evaluation are evaluated again beside it.
 """
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -43,7 +43,7 @@ class EvaluationConfig(dg.Config):
     @classmethod
     def _is_date(cls, value: str | None) -> str | None:
         if value is not None:
-            datetime.strptime(value, "%Y-%m-%d")
+            date.fromisoformat(value)  # as the step reads it
         return value
 
 

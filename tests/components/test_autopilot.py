@@ -287,9 +287,7 @@ def test_only_a_cancelled_run_stops_its_job(
 @pytest.mark.slow
 def test_a_failure_of_the_data_is_said_before_a_job_is_created(site: Site, life: Life) -> None:
     there = site.production
-    there.snowflake.sql(
-        "update SAFETY.TRIAGE set prompt = repeat('x', 7000) where reported_on = '1990-05-03'"
-    )
+    there.snowflake.sql("update SAFETY.TRIAGE set prompt = repeat('x', 13000)")
     created = there.aws.calls.count("CreateAutoMLJobV2")
     result = site.materialize([DATASET, MODEL], MONTHS[4])
     assert not result.success

@@ -22,11 +22,13 @@ LLAMA = "jumpstart:meta-textgeneration-llama-3-2-1b"
     ],
 )
 def test_each_form_of_base_loads(project: Project, lines: str) -> None:
+    project.add_warehouse()
     project.add("incident_triage", TRIAGE.replace(BASE, lines))
     assert project.definitions().resolve_asset_graph().get(MODEL)
 
 
 def test_what_fits_into_a_gpu_is_set_in_yaml(project: Project) -> None:
+    project.add_warehouse()
     settings = "micro_batch_size: 1, gradient_checkpointing: true, precision: bfloat16"
     versions = []
     for text in (TRIAGE, TRIAGE.replace("hyperparameters: {}", f"hyperparameters: {{{settings}}}")):
@@ -36,6 +38,7 @@ def test_what_fits_into_a_gpu_is_set_in_yaml(project: Project) -> None:
 
 
 def test_accepting_terms_of_use_makes_no_other_model(project: Project) -> None:
+    project.add_warehouse()
     versions = []
     for lines in (f"base_model: {LLAMA}", f"base_model: {LLAMA}\n  accept_eula: true"):
         project.add("incident_triage", TRIAGE.replace(BASE, lines))
