@@ -52,7 +52,13 @@ def account() -> Iterator[Account]:
         yield Account(
             service,
             settings,
-            caller=principal(settings, did, "caller-bedrock-policy", general=["caller-policy"]),
+            caller=principal(
+                settings,
+                did,
+                "caller-bedrock-policy",
+                "caller-bedrock-batch-policy",
+                general=["caller-policy"],
+            ),
             role=principal(settings, of_role(service.calls), "bedrock-batch-role-policy"),
         )
 

@@ -59,6 +59,7 @@ ELSEWHERE = (
     "caller-transform-policy",
     "execution-role-transform-policy",
     "caller-bedrock-policy",
+    "caller-bedrock-batch-policy",
     "bedrock-batch-role-policy",
     "caller-autopilot-policy",
     "execution-role-autopilot-policy",

@@ -3,6 +3,7 @@
 import json
 import re
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -83,10 +84,11 @@ class AwsChecks:
         endpoints: Sequence[Endpoints] = (),
         *,
         autopilot: bool = False,
+        bedrock: bool = False,
         default_subnets: bool = False,
-        claude: bool = False,
+        subnets: bool = False,
     ) -> None:
-        """`autopilot`, `default_subnets` and `claude` say that a model of the code location uses them."""
+        """`autopilot`, `bedrock`, `default_subnets` and `subnets`: whether any model has that."""
         self._settings = settings
         self._aws = aws
         self._storage = storage
@@ -96,8 +98,9 @@ class AwsChecks:
         self._transforms = transforms
         self._endpoints = endpoints
         self._autopilot = autopilot
+        self._bedrock = bedrock
         self._default_subnets = default_subnets
-        self._claude = claude
+        self._subnets = subnets
         self._caller = ""
 
     def checks(self) -> Iterator[Check]:
@@ -111,8 +114,6 @@ class AwsChecks:
         yield Check("rights of the execution role", self._role_rights, needs=known)
         if self._settings.bedrock_role_arn is not None:
             yield Check("batches of Bedrock", self._bedrock_rights, needs=known)
-        elif self._claude:
-            yield Check("Claude on Bedrock", self._claude_rights, needs=known)
         yield Check("images", self._images, needs=known)
         yield Check("base models", self._base_models, needs=known)
         yield Check("quotas", self._quotas, needs=known)
@@ -194,6 +195,7 @@ class AwsChecks:
         names += ["caller-serving-policy"] if self._endpoints else []
         names += ["caller-autopilot-policy"] if self._autopilot else []
         names += ["caller-llm-policy"] if "jumpstart" in self._kinds_of_bases else []
+        names += ["caller-bedrock-policy"] if self._bedrock else []
         names += ["caller-default-subnets-policy"] if self._default_subnets else []
         names += ["caller-kms-policy"] if self._settings.kms_key else []
         return self._rights(_principal(self._caller), names)
@@ -204,7 +206,8 @@ class AwsChecks:
         names += ["execution-role-serving-policy"] if self._endpoints else []
         names += ["execution-role-autopilot-policy"] if self._autopilot else []
         names += ["execution-role-llm-policy"] if self._kinds_of_bases & {"s3", "jumpstart"} else []
-        names += ["execution-role-vpc-policy"] if self._settings.subnets else []
+        in_vpc = self._settings.subnets or self._subnets or self._default_subnets
+        names += ["execution-role-vpc-policy"] if in_vpc else []
         names += ["execution-role-kms-policy"] if self._settings.kms_key else []
         return self._rights(self._settings.role_arn, names)
 
@@ -213,23 +216,17 @@ class AwsChecks:
         return {BaseModelName.parse(one.name).kind for one in self._bases}
 
     def _bedrock_rights(self) -> str:
-        """What asking Claude takes, by the caller and by the role of batches."""
-        asked = self._rights(_principal(self._caller), ["caller-bedrock-policy"])
+        """What a batch takes, of the caller and of the role of batches."""
+        asked = self._rights(_principal(self._caller), ["caller-bedrock-batch-policy"])
         names = ["bedrock-batch-role-policy"]
         names += ["execution-role-kms-policy"] if self._settings.kms_key else []
         return f"{asked}\n{self._rights(self._settings.bedrock_role_arn or '', names)}"
 
-    def _claude_rights(self) -> str:
-        """What asking Claude takes where there are no batches."""
-        return self._rights(_principal(self._caller), ["caller-bedrock-policy"], only="AskClaude")
-
-    def _rights(self, principal: str, policies: Sequence[str], *, only: str | None = None) -> str:
-        """Asks IAM for each action of the policies that the project comes with, or of one statement."""
+    def _rights(self, principal: str, policies: Sequence[str]) -> str:
+        """Asks IAM for each action of the policies that the project comes with."""
         missing: list[str] = []
         asked = 0
         for statement in self._statements(policies):
-            if only not in (None, statement["Sid"]):
-                continue
             # One resource at a time: of several at once, the answer is about all of them together.
             for resource in self._resources(statement):
                 for answer in self._simulate(principal, statement, resource):
@@ -319,6 +316,7 @@ class AwsChecks:
         return ", ".join(found) or "no language model is fine-tuned by a training job"
 
     def _quotas(self) -> str:
+        """Each job by itself, since it waits for the instances of others; endpoints together, for good."""
         try:
             with translated("read SageMaker's quotas"):
                 pages = self._aws.client("service-quotas").get_paginator("list_service_quotas")
@@ -351,21 +349,18 @@ class AwsChecks:
             found = quotas.get(name, 0)
             if found < one.count:
                 short.append(f"{name}: {found:g}, and a period of {one.model} needs {one.count}")
-        hosting: dict[str, list[Endpoints]] = {}
-        for one in self._endpoints:
-            if one.instance_type is not None:
-                hosting.setdefault(one.instance_type, []).append(one)
-        for instance_type, its in hosting.items():
-            # All of them answer at the same time, and an update has its endpoint's twice for a while.
+        for instance_type, endpoints in self._endpoints_by_instance_type().items():
             name = f"{instance_type} for endpoint usage"
-            found, needed = quotas.get(name, 0), sum(one.count for one in its)
-            most, models = max(one.count for one in its), ", ".join(one.model for one in its)
-            if found < needed:
-                short.append(f"{name}: {found:g}, and the endpoints of {models} need {needed}")
-            elif found < needed + most:
+            found = quotas.get(name, 0)
+            used = sum(one.count for one in endpoints)
+            largest = max(endpoints, key=lambda one: one.count)
+            if found < used:
+                needs = ", ".join(f"{one.count} for {one.model}" for one in endpoints)
+                short.append(f"{name}: {found:g}, and endpoints need {used}: {needs}")
+            elif found < used + largest.count:
                 tight.append(
-                    f"{name}: {found:g}, and an update of one of the endpoints of {models} has "
-                    f"{needed + most} for a while: ask for more"
+                    f"{name}: {found:g}, and an update of the endpoint of {largest.model} takes "
+                    f"endpoints to {used + largest.count} for a while: ask for more"
                 )
         if short:
             raise CheckFailed(
@@ -376,6 +371,14 @@ class AwsChecks:
             )
         models = ", ".join(one.model for one in self._instances) or "no model"
         return "\n".join([f"enough for {models}", *tight])
+
+    def _endpoints_by_instance_type(self) -> dict[str, list[Endpoints]]:
+        """Those that have instances, of which all that are of a type share its quota."""
+        found: defaultdict[str, list[Endpoints]] = defaultdict(list)
+        for one in self._endpoints:
+            if one.instance_type is not None:
+                found[one.instance_type].append(one)
+        return found
 
 
 def placeholders(settings: AwsSettings) -> dict[str, str]:

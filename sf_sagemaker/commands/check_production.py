@@ -38,8 +38,9 @@ def main() -> int:
         list(_transforms()),
         list(_endpoints()),
         autopilot=any(_autopilot(model) for model in _models()),
+        bedrock=any(_asks_claude(model) for model in _models()),
         default_subnets=any(model.compute.default_subnets for model in _models()),
-        claude=any(_asks_claude(model) for model in _models()),
+        subnets=any(model.compute.subnets for model in _models()),
     )
     snowflake = SnowflakeChecks(
         parts.snowflake, parts.settings, parts.credentials, parts.warehouse, parts.storage
@@ -97,8 +98,8 @@ def _autopilot(model: ModelComponent) -> Autopilot | None:
 
 
 def _asks_claude(model: ModelComponent) -> bool:
-    bedrock = model.bedrock if isinstance(model, FineTunedLLM) else None
-    return bedrock is not None and bedrock.enabled
+    its = model.bedrock if isinstance(model, FineTunedLLM) else None
+    return its is not None and its.enabled
 
 
 def _models() -> Iterable[ModelComponent]:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from dagster import ComponentTree
 from moto.backends import get_backend
 
+from locations import temporary_project
 from sf_sagemaker import deployment
 from sf_sagemaker.aws_settings import read_settings
 from sf_sagemaker.commands import check_production
@@ -43,6 +45,19 @@ SNOWFLAKE_STEPS = (
     "Snowflake credentials", "Snowflake login", "Snowflake role", "Snowflake warehouse",
     "Snowflake database", "Snowflake schemas", "storage integration", "export",
 )  # fmt: skip
+TRIAGE = """
+    type: sf_sagemaker.components.FineTunedLLM
+    attributes:
+      name: incident_triage
+      source: incident_triage_examples
+      row_key: [report_id]
+      split_key: normalized_remark
+      event_time: incident_date
+      partitions: {every: month, start: "1990-01-01", end: "1999-11-01"}
+      sample: {window: 72 months, seed: 7}
+      base_model: org/name@main
+"""
+CLAUDE = "model_id: anthropic.claude-3-haiku-20240307-v1:0, budget: {tokens: 1000}"
 
 pytestmark = pytest.mark.slow
 
@@ -452,9 +467,9 @@ def test_what_endpoints_need(setup: Setup, capsys: pytest.CaptureFixture[str]) -
     parts = deployment.aws_parts()
     answering = Endpoints("house_prices", "ml.m5.large", 2)
 
-    def check(*endpoints: Endpoints) -> tuple[bool, dict[str, str]]:
+    def check(one: Endpoints) -> tuple[bool, dict[str, str]]:
         checks = AwsChecks(
-            parts.settings, parts.aws, parts.storage, parts.platform, [], endpoints=endpoints
+            parts.settings, parts.aws, parts.storage, parts.platform, [], endpoints=[one]
         )
         return run_checks(checks.checks()), steps(capsys)
 
@@ -463,18 +478,12 @@ def test_what_endpoints_need(setup: Setup, capsys: pytest.CaptureFixture[str]) -
     setup.aws.quotas.set("ml.m5.large", 3, ENDPOINT)
     fine, said = check(answering)
     assert fine
-    assert "an update of one of the endpoints of house_prices has 4 for a while" in (said["quotas"])
-    two = [answering, Endpoints("flats", "ml.m5.large", 1)]
-    fine, said = check(*two)
-    assert fine
-    assert "endpoints of house_prices, flats has 5 for a while" in said["quotas"]
-    fine, said = check(*two, Endpoints("boats", "ml.m5.large", 1))
-    assert not fine
-    assert "3, and the endpoints of house_prices, flats, boats need 4" in said["quotas"]
+    update = "an update of the endpoint of house_prices takes endpoints to 4 for a while"
+    assert update in said["quotas"]
     setup.aws.quotas.set("ml.m5.large", 1, ENDPOINT)
     fine, said = check(answering)
     assert not fine
-    assert "endpoint usage: 1, and the endpoints of house_prices need 2" in said["quotas"]
+    assert "endpoint usage: 1, and endpoints need 2: 2 for house_prices" in said["quotas"]
     assert check(Endpoints("house_prices", None, 1))[0]
     values = placeholders(parts.settings)
     setup.principals[CALLER] = [rendered("caller-policy", values)]
@@ -485,29 +494,94 @@ def test_what_endpoints_need(setup: Setup, capsys: pytest.CaptureFixture[str]) -
     assert "cloudwatch:DescribeAlarms" in said["rights of the execution role"]
 
 
-def test_what_default_subnets_and_claude_need(
+def test_endpoints_of_an_instance_type_share_its_quota(
     setup: Setup, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parts = deployment.aws_parts()
-    made = (parts.settings, parts.aws, parts.storage, parts.platform, [])
-    values = placeholders(parts.settings)
-
-    def check() -> tuple[bool, dict[str, str]]:
-        checks = AwsChecks(*made, default_subnets=True, claude=True)
-        return run_checks(checks.checks()), steps(capsys)
-
-    fine, said = check()
-    assert not fine
-    assert "ec2:DescribeSubnets on *" in said["rights of the caller"]
-    assert "bedrock:InvokeModel on arn:aws:bedrock:" in said["Claude on Bedrock"]
-    (ask, *_) = rendered("caller-bedrock-policy", values)["Statement"]
-    setup.principals[CALLER] += [
-        rendered("caller-default-subnets-policy", values),
-        {"Version": "2012-10-17", "Statement": [ask]},
+    endpoints = [
+        Endpoints("houses", "ml.m5.large", 1),
+        Endpoints("flats", "ml.m5.large", 2),
+        Endpoints("offices", "ml.m5.large", 1),
+        Endpoints("boats", "ml.m5.xlarge", 7),
+        Endpoints("cars", None, 1),
     ]
-    fine, said = check()
-    assert fine, said
-    assert "ListModelInvocationJobs" not in said["Claude on Bedrock"]
+
+    def check(quota: int) -> str:
+        setup.aws.quotas.set("ml.m5.large", quota, ENDPOINT)
+        checks = AwsChecks(
+            parts.settings, parts.aws, parts.storage, parts.platform, [], endpoints=endpoints
+        )
+        run_checks(one for one in checks.checks() if one.name in ("AWS credentials", "quotas"))
+        return steps(capsys)["quotas"]
+
+    short = check(3)
+    assert short.startswith("FAILED ml.m5.large for endpoint usage: 3, and endpoints need 4: ")
+    assert "1 for houses, 2 for flats, 1 for offices" in short
+    assert "boats" not in short
+    for quota in (4, 5):
+        tight = check(quota)
+        assert tight.startswith("ok")
+        assert (
+            f"ml.m5.large for endpoint usage: {quota}, and an update of the endpoint of flats takes "
+            "endpoints to 6 for a while: ask for more" in tight
+        )
+    assert check(6) == "ok enough for no model"
+
+
+def check_definitions(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], definitions: str
+) -> dict[str, str]:
+    """What the command says of each step where the code location has these definitions only."""
+    with temporary_project() as project:
+        project.add("model", definitions)
+        with project.sandbox.build_component_tree() as tree, monkeypatch.context() as patch:
+            patch.setattr(ComponentTree, "for_project", lambda folder: tree)
+            check_production.main()
+    return steps(capsys)
+
+
+def test_what_default_subnets_need(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, _ = read_settings(os.environ)
+    values = placeholders(settings)
+    rights = ("rights of the caller", "rights of the execution role")
+    without = check_definitions(monkeypatch, capsys, TRIAGE)
+    assert all(without[name].startswith("ok") for name in rights), without
+    subnets = "subnets: [subnet-01234567], security_groups: [sg-01234567]"
+    named = check_definitions(monkeypatch, capsys, f"{TRIAGE}      compute: {{{subnets}}}\n")
+    assert named["rights of the caller"].startswith("ok")
+    assert "ec2:CreateNetworkInterface on *" in named["rights of the execution role"]
+    default = f"{TRIAGE}      compute: {{default_subnets: true}}\n"
+    said = check_definitions(monkeypatch, capsys, default)
+    assert said["rights of the caller"].startswith("FAILED")
+    assert "ec2:DescribeSecurityGroups on *" in said["rights of the caller"]
+    assert "deploy/iam/caller-default-subnets-policy.json" in said["rights of the caller"]
+    assert "deploy/iam/execution-role-vpc-policy.json" in said["rights of the execution role"]
+    setup.principals[CALLER].append(rendered("caller-default-subnets-policy", values))
+    setup.principals[setup.aws.role_arn].append(rendered("execution-role-vpc-policy", values))
+    said = check_definitions(monkeypatch, capsys, default)
+    assert all(said[name].startswith("ok") for name in rights), said
+
+
+def test_what_asking_claude_needs(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, _ = read_settings(os.environ)
+    assert settings.bedrock_role_arn is None
+    asking = f"{TRIAGE}      bedrock: {{{CLAUDE}}}\n"
+    said = check_definitions(monkeypatch, capsys, asking)
+    assert said["rights of the caller"].startswith("FAILED")
+    assert "bedrock:InvokeModel on arn:aws:bedrock:" in said["rights of the caller"]
+    assert "deploy/iam/caller-bedrock-policy.json" in said["rights of the caller"]
+    disabled = f"{TRIAGE}      bedrock: {{enabled: false, {CLAUDE}}}\n"
+    said = check_definitions(monkeypatch, capsys, disabled)
+    assert said["rights of the caller"].startswith("ok")
+    # No right to batches is asked for, since there is no role for them.
+    setup.principals[CALLER].append(rendered("caller-bedrock-policy", placeholders(settings)))
+    said = check_definitions(monkeypatch, capsys, asking)
+    assert said["rights of the caller"].startswith("ok")
+    assert "batches of Bedrock" not in said
 
 
 def test_what_batches_of_bedrock_need(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
@@ -518,9 +592,9 @@ def test_what_batches_of_bedrock_need(setup: Setup, capsys: pytest.CaptureFixtur
     setup.principals[role] = []
     passed, said = setup.check_aws(capsys)
     assert not passed
-    assert "bedrock:InvokeModel on arn:aws:bedrock:" in said["batches of Bedrock"]
-    assert "Attach deploy/iam/caller-bedrock-policy.json" in said["batches of Bedrock"]
-    setup.principals[CALLER].append(rendered("caller-bedrock-policy", values))
+    assert "bedrock:CreateModelInvocationJob on arn:aws:bedrock:" in said["batches of Bedrock"]
+    assert "Attach deploy/iam/caller-bedrock-batch-policy.json" in said["batches of Bedrock"]
+    setup.principals[CALLER].append(rendered("caller-bedrock-batch-policy", values))
     _, said = setup.check_aws(capsys)
     assert f"{role} may not" in said["batches of Bedrock"]
     setup.principals[role].append(rendered("bedrock-batch-role-policy", values))
