@@ -174,6 +174,7 @@ def test_two_hosts_train_one_model_each_on_its_shard(location: Production, there
     text = (REPOSITORY / "sf_sagemaker/defs/house_prices/defs.yaml").read_text()
     text = text.replace("name: house_prices", "name: on_two_hosts")
     with temporary_project() as project:
+        project.add_warehouse()
         project.add("on_two_hosts", text.replace("instance_count: 1", "instance_count: 2"))
         two = Location(project.definitions(), location.instance, location.home)
         keys = [key.replace("house_prices", "on_two_hosts") for key in (DATASET, MODEL)]
@@ -203,6 +204,7 @@ def test_a_large_period_is_scored_by_a_transform_job(location: Production, there
         landed = location.materialize(keys, SCORED_WEEK)
         assert landed.success, failure_of(landed)
     with temporary_project() as project:
+        project.add_warehouse()
         project.add("house_prices", text.replace("predictions: {}", scored))
         large = Location(project.definitions(), location.instance, location.home)
         result = large.materialize([key], SCORED_WEEK)
