@@ -278,7 +278,7 @@ class SageMakerEndpointHost:
         if ringing:
             raise DeploymentFailed(
                 f"endpoint {name} is not updated while {', '.join(ringing)} rings: SageMaker would end "
-                f"the update. Version {self._label(answer['EndpointConfigName'])} answers as before. "
+                f"the update. Version {self._label(answer[_NAME])} answers as before. "
                 "Mend what rings, or leave that alarm out for the model that mends it, and materialize "
                 "it again"
             )

@@ -118,15 +118,16 @@ def test_few_prompts_are_no_batch(
     assert service.calls.count("CreateModelInvocationJob") == 0
 
 
+def kill(line: str) -> None:
+    """Ends the run that reports it when its batch is under way."""
+    if line.endswith("InProgress"):
+        raise Killed
+
+
 def test_a_killed_run_leaves_its_batch_to_the_next(
     service: SageMakerService, batches: BatchJobs, ask: Callable[..., Ask]
 ) -> None:
     service.bedrock.hold.set()
-
-    def kill(line: str) -> None:
-        if line.endswith("InProgress"):
-            raise Killed
-
     with pytest.raises(Killed):
         ask_all(bedrock(batches), [ask()], PLENTY, batch_from=120, on_progress=kill)
     assert service.bedrock.batches()[-1].status == "InProgress"
@@ -144,11 +145,6 @@ def test_a_batch_is_taken_when_there_is_no_role_for_batches_any_more(
     service: SageMakerService, batches: BatchJobs, ask: Callable[..., Ask]
 ) -> None:
     service.bedrock.hold.set()
-
-    def kill(line: str) -> None:
-        if line.endswith("InProgress"):
-            raise Killed
-
     with pytest.raises(Killed):
         ask_all(bedrock(batches), [ask()], PLENTY, batch_from=120, on_progress=kill)
     service.bedrock.hold.clear()
